@@ -23,6 +23,7 @@
 //! [`probe`] and `demo` call a proxy through [`client`].
 
 pub mod admin;
+mod backoff;
 pub mod cli;
 pub mod client;
 mod decimal;

@@ -1,16 +1,20 @@
 //! All limits, with the unit at the end of the name. Limits that the settings can change name their
-//! member. Those of the HSM side have their own file.
+//! member. Those of some subjects have their own files.
 
 mod audit_report;
 mod clock;
+mod drain;
 mod hsm;
+mod syslog;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 pub use audit_report::*;
 pub use clock::*;
+pub use drain::*;
 pub use hsm::*;
+pub use syslog::*;
 
 // ---- AES-GCM and the XKS specification
 
@@ -140,21 +144,6 @@ pub const DEFAULT_HANDSHAKE_TIMEOUT_MILLI: u64 = 10_000;
 pub const LINGER: Duration = Duration::from_secs(2);
 /// Bytes of input that are read and discarded in that time.
 pub const MAX_LINGER_BYTES: usize = 256 * 1024;
-/// Time between SIGTERM and the moment at which the proxy stops accepting. During it the proxy
-/// reports that it is not ready, and answers on open connections carry `Connection: close`.
-/// Setting: `[server] drain_delay_milli`.
-pub const DEFAULT_DRAIN_DELAY_MILLI: u64 = 5_000;
-/// Time after that for requests in flight to finish. Setting: `[server] drain_timeout_milli`.
-pub const DEFAULT_DRAIN_TIMEOUT_MILLI: u64 = 5_000;
-
-/// Longest last part of that delay, of which it is half otherwise: during it, answers close the
-/// connections too that were made while draining.
-pub const MAX_DRAIN_LAST_PART: Duration = Duration::from_secs(10);
-/// Time for which quiet connections are kept after the end of accepting, since a request may be on
-/// its way: the first one of a new connection, or the next one of a client that sends one every
-/// second or two. It is counted from the end of accepting: counted from the last answer, it would
-/// end just when a client's next request arrives.
-pub const DRAIN_QUIET_TIME: Duration = Duration::from_millis(3_000);
 
 // ---- Service manager and upgrades
 

@@ -33,6 +33,7 @@ class Replica(Rig):
     def server(self):
         return f"""\
 proxy_protocol_from = ["{self.balancer_address}/32"]
+load_balancer = "other"
 fleet_size = 3
 pid_file = "{self.work / "pid"}"
 """

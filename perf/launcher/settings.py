@@ -5,6 +5,7 @@
 prints such a file. A value is TOML; an empty one leaves the member out.
 """
 
+import datetime
 import json
 import sys
 import tomllib
@@ -74,6 +75,8 @@ def value_text(value):
         return "[" + ", ".join(value_text(each) for each in value) + "]"
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)
+    if isinstance(value, datetime.date):
+        return value.isoformat()
     # JSON's escapes are valid in TOML, except for those of surrogates.
     return json.dumps(str(value), ensure_ascii=False)
 

@@ -12,6 +12,7 @@ use crate::hsm::usage::Usage;
 use crate::observe::audit::Audit;
 use crate::observe::log::LostLines;
 use crate::observe::metrics::{ClockSkew, Metrics};
+use crate::observe::syslog::Syslog;
 use crate::server::lifecycle::Lifecycle;
 use crate::settings;
 
@@ -29,6 +30,8 @@ pub struct Sources {
     pub lost_lines: LostLines,
     /// The audit log, if there is one.
     pub audit: Audit,
+    /// The forwarding of both to syslog collectors.
+    pub syslog: Syslog,
     /// Figures from the settings; replaced with them.
     pub service_info: Arc<ArcSwap<ServiceInfo>>,
 }

@@ -16,6 +16,7 @@ use crate::observe::metrics::labels::{CallLabel, OutcomeLabel};
 use crate::observe::metrics::process::Process;
 use crate::observe::metrics::reloads::ReloadState;
 use crate::observe::metrics::{Metrics, OutcomeCounts};
+use crate::observe::syslog::SyslogStats;
 use crate::observe::timestamp::unix_secs;
 
 /// Number of keys that the page lists.
@@ -48,6 +49,7 @@ pub(super) struct Status {
     dropped_log_lines: u64,
     /// `null` without an audit log.
     audit: Option<AuditLog>,
+    syslog: Vec<Forwarder>,
     history: Columns,
 }
 
@@ -59,6 +61,32 @@ struct AuditLog {
     dropped_lines: u64,
     refused_calls: u64,
     last_write_unix_secs: u64,
+}
+
+/// The forwarding of one log to one syslog collector.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Forwarder {
+    server: String,
+    log: &'static str,
+    is_connected: bool,
+    /// Reason for which the collector cannot be reached.
+    trouble: Option<String>,
+    sent_lines: u64,
+    dropped_lines: u64,
+}
+
+impl From<SyslogStats> for Forwarder {
+    fn from(stats: SyslogStats) -> Self {
+        Self {
+            server: stats.server,
+            log: stats.log,
+            is_connected: stats.is_connected,
+            trouble: stats.trouble,
+            sent_lines: stats.sent_lines,
+            dropped_lines: stats.dropped_lines,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -304,6 +332,7 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
             refused_calls: audit.refused_calls,
             last_write_unix_secs: audit.last_write_unix_secs,
         }),
+        syslog: sources.syslog.stats().into_iter().map(Forwarder::from).collect(),
         history: columns(history),
     }
 }

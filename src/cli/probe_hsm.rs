@@ -9,6 +9,7 @@ use crate::hsm::config::{IvMode, TokenConfig, TokenSelector};
 use crate::hsm::pkcs11::codes;
 use crate::hsm::pkcs11::discovery::{self, Bounds, Findings};
 use crate::hsm::pkcs11::ffi::set_environment;
+use crate::hsm::pkcs11::profiles::Profile;
 use crate::output::outln;
 use crate::process::kept_usage::KeptUsage;
 
@@ -75,6 +76,7 @@ fn print(findings: &Findings, token: &TokenConfig, are_missing: bool) {
     outln!("  messages with CKM_AES_GCM (CKF_MESSAGE_ENCRYPT): {messages}");
     let session_keys = if findings.makes_session_keys { "can be made" } else { "are not made" };
     outln!("  keys of a session's own: {session_keys}");
+    outln!("  handles of the stores' keys: {}", handles(findings.has_handles_of_sessions));
     for (iv_mode, outcome) in &findings.iv_modes {
         match outcome {
             Ok(bytes) => outln!("  {}: works, {bytes} bytes", what(*iv_mode)),
@@ -111,15 +113,17 @@ fn print(findings: &Findings, token: &TokenConfig, are_missing: bool) {
 }
 
 fn print_profile(findings: &Findings, iv_mode: IvMode) {
-    let fitting: Vec<&str> = findings.fitting_profiles().map(|profile| profile.name).collect();
+    let fitting: Vec<&Profile> = findings.fitting_profiles().collect();
+    let named = fitting.iter().find(|profile| is_of(findings, profile.name));
     let (can, zero) = switches(iv_mode);
     outln!("\n  Add to the settings:\n\n  [hsm_capabilities]");
-    match fitting.iter().find(|name| is_of(findings, name)) {
-        Some(name) => outln!("  profile = \"{name}\""),
+    match named {
+        Some(profile) => outln!("  profile = \"{}\"", profile.name),
         None => {
             outln!("  can_generate_iv = {can}\n  is_zero_iv_required = {zero}");
             if !fitting.is_empty() {
-                outln!("  # or a profile, if it is such an HSM: {}", fitting.join(", "));
+                let names: Vec<_> = fitting.iter().map(|profile| profile.name).collect();
+                outln!("  # or a profile, if it is such an HSM: {}", names.join(", "));
             }
         }
     }
@@ -128,6 +132,10 @@ fn print_profile(findings: &Findings, iv_mode: IvMode) {
     }
     if findings.form.has_no_iv_bits {
         outln!("  gcm_params_without_iv_bits = true");
+    }
+    let is_in_profile = named.is_some_and(|name| name.rules.has_handles_of_sessions);
+    if findings.has_handles_of_sessions == Some(true) && !is_in_profile {
+        outln!("  handles_per_session = true");
     }
     if let Some(sessions) = findings.useful_sessions() {
         let with_spare = (sessions + sessions.div_ceil(2)).max(2);
@@ -142,16 +150,28 @@ fn print_profile(findings: &Findings, iv_mode: IvMode) {
 fn is_of(findings: &Findings, profile: &str) -> bool {
     let words: &[&str] = match profile {
         "cloudhsm" => &["cloudhsm", "cavium", "marvell"],
+        "fortanix" => &["fortanix"],
         "kryoptic" => &["kryoptic"],
         "luna" => &["luna", "safenet", "thales"],
         "nshield" => &["ncipher", "entrust", "nshield"],
         "nss" => &["nss", "mozilla"],
         "opencryptoki" => &["opencryptoki", "ibm"],
+        "primus" => &["securosys", "primus"],
         "softhsm2" => &["softhsm"],
+        "utimaco" => &["utimaco"],
+        "vault" => &["hashicorp", "vault"],
         _ => &[],
     };
     let token = findings.token.to_lowercase();
     words.iter().any(|word| token.contains(word))
+}
+
+const fn handles(are_of_sessions: Option<bool>) -> &'static str {
+    match are_of_sessions {
+        Some(false) => "the same in each session",
+        Some(true) => "other ones in each session",
+        None => "not told: the settings name no key that the token has",
+    }
 }
 
 const fn switches(iv_mode: IvMode) -> (bool, bool) {

@@ -143,4 +143,7 @@ pub struct Rules {
     /// True if the HSM makes IVs by the deterministic construction (NIST SP 800-38D, 8.2.1), so that
     /// no two can be the same.
     pub makes_deterministic_ivs: bool,
+    /// True if the handle of an object is valid only in the session that found it, so that each
+    /// session searches for the keys that it uses.
+    pub has_handles_of_sessions: bool,
 }

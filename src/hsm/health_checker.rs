@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::backend::{AnyKey, Evidence, Fault, Health, KeyChoice as _, OpenError};
-use super::backoff::Backoff;
 use super::evidence_keys::MonitoredKeys;
 use super::faults;
 use super::fleet::Fleet;
@@ -15,6 +14,7 @@ use super::monitored_session::{Abandoned, CallError, MonitoredSession};
 use super::prover;
 use super::service_time::thread_cpu_time;
 use super::token::Token;
+use crate::backoff::Backoff;
 use crate::limits::{
     FIRST_HEALTH_CHECKS, HEALTH_CHECK_INTERVAL, KEY_REFRESH_INTERVAL, KEY_TRIAL_INTERVAL,
     MAX_EVIDENCE_KEYS, MAX_LISTING, MAX_MAINTENANCE_CALL, MAX_SLOW_BACKOFF, MIN_RECONNECT_BACKOFF,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::backend::Direction;
-use super::backoff::jittered;
+use crate::backoff::jittered;
 use crate::job::{Failure, KeyIndex};
 use crate::limits::{
     KEY_FAULT_EXPIRY, KEY_FAULT_SPAN, KEY_TRIAL_INTERVAL, MIN_DOUBTFUL_KEY_FAULTS, MIN_KEY_FAULTS,

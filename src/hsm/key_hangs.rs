@@ -185,9 +185,11 @@ impl KeyHangs {
         let [newer, older] = &self.served;
         if newer.key.load(Ordering::Relaxed) != key.0 {
             older.key.store(newer.key.swap(key.0, Ordering::Relaxed), Ordering::Relaxed);
-            older.milli.store(newer.milli.load(Ordering::Relaxed), Ordering::Relaxed);
+            older.milli.store(newer.milli.load(Ordering::Relaxed), Ordering::Release);
         }
-        newer.milli.store(self.milli(now), Ordering::Relaxed);
+        // Release, with the Acquire of `are_others_served`: the time of a key's call is never seen
+        // with the key before it, for which that call would be another key's.
+        newer.milli.store(self.milli(now), Ordering::Release);
     }
 
     fn milli(&self, now: Instant) -> u64 {
@@ -223,7 +225,7 @@ impl KeyHangs {
         let span = u64::try_from(OTHER_KEYS_SERVED_WINDOW.as_millis()).unwrap_or(u64::MAX);
         let now = self.milli(now);
         self.served.iter().any(|served| {
-            let milli = served.milli.load(Ordering::Relaxed);
+            let milli = served.milli.load(Ordering::Acquire);
             milli > 0 && served.key.load(Ordering::Relaxed) != key.0 && now < milli + span
         })
     }

@@ -30,7 +30,9 @@ impl Default for Latencies {
 impl Latencies {
     /// Records the duration of a call.
     pub fn record(&self, call: Duration) {
-        let window = &self.windows[self.current.load(Ordering::Relaxed) % LATENCY_WINDOWS];
+        // Acquire, with the Release of `advance`: a window is seen as the current one only once it
+        // is empty, or this call could be counted before the old counts are erased, and erased too.
+        let window = &self.windows[self.current.load(Ordering::Acquire) % LATENCY_WINDOWS];
         window[bucket(call)].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -42,7 +44,7 @@ impl Latencies {
         for _ in 0..passed.min(LATENCY_WINDOWS as u128) {
             let next = (self.current.load(Ordering::Relaxed) + 1) % LATENCY_WINDOWS;
             self.windows[next].iter().for_each(|count| count.store(0, Ordering::Relaxed));
-            self.current.store(next, Ordering::Relaxed);
+            self.current.store(next, Ordering::Release);
         }
         if passed > 0 {
             *began = Some(now);

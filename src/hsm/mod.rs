@@ -11,7 +11,6 @@
 
 mod attribution;
 pub mod backend;
-mod backoff;
 pub mod circuit_breaker;
 pub mod config;
 mod deferred;

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::backend::{Backend, Direction};
-use super::backoff::Backoff;
 use super::circuit_breaker::CircuitBreaker;
 use super::deferred::Deferred;
 use super::in_flight_call::InFlightCall;
@@ -20,6 +19,7 @@ use super::queued::{Queued, key_use};
 use super::service_time::{Locality, ServiceTime};
 use super::signal::Signal;
 use super::worker_pool::WorkerPool;
+use crate::backoff::Backoff;
 use crate::job::{Failure, Job, KeyIndex, Operation, Request, TokenIndex};
 use crate::limits::{GCM_TAG_BYTES, MAX_QUEUE_SHARDS, MAX_QUEUED_JOBS_PER_TOKEN};
 

@@ -80,6 +80,7 @@ impl Assembled {
             metrics,
             log: Arc::clone(&telemetry.log),
             audit: telemetry.audit.clone(),
+            syslog: telemetry.syslog.clone(),
             state,
             admin: admin.as_ref().and_then(Admin::acceptor),
             notifier,
@@ -108,6 +109,7 @@ fn start_admin(admin: Admin, reloader: &Reloader) -> Result<(), Failed> {
         lifecycle: Arc::clone(&reloader.lifecycle),
         lost_lines: reloader.log.lost_lines(),
         audit: reloader.audit.clone(),
+        syslog: reloader.syslog.clone(),
         service_info: Arc::clone(&reloader.in_use.service_info),
     };
     admin.start(sources).map_err(|error| Failed::unavailable(format!("no admin thread: {error}")))

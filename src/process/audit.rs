@@ -17,6 +17,7 @@ use crate::observe::audit::Audit;
 use crate::observe::audit::checkpoint::{
     Checkpoint, CheckpointError, CheckpointKey, DIGEST_BYTES, Seal, Sealed,
 };
+use crate::observe::syslog::copies::Copies;
 use crate::proto::ServiceConfig;
 use crate::settings::Settings;
 
@@ -92,12 +93,16 @@ pub(crate) fn seal_of(
 }
 
 /// Opens the audit log, or none if the settings have no `[audit]` section.
-pub(super) fn open(settings: &Settings, takeover: Option<&Takeover>) -> Result<Audit, Failed> {
+pub(super) fn open(
+    settings: &Settings,
+    takeover: Option<&Takeover>,
+    copies: Copies,
+) -> Result<Audit, Failed> {
     let Some(config) = &settings.audit else { return Ok(Audit::off()) };
     let audit = takeover
         .map(Takeover::socket)
         .transpose()
-        .and_then(|predecessor| Audit::open_after(config, predecessor))
+        .and_then(|predecessor| Audit::open_after(config, predecessor, copies))
         .map_err(|error| Failed::new(EXIT_UNAVAILABLE, format!("[audit]: {error}")))?;
     audit.record_event(
         "start",

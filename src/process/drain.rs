@@ -1,15 +1,24 @@
 //! Shutdown: from serving to the exit code.
 
 use std::sync::atomic::Ordering;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::events::Events;
 use super::run::Running;
 use super::upgrade::Successor;
 use crate::exit::{EXIT_SOFTWARE, Failed};
-use crate::limits::{HSM_STOP_TIMEOUT, MAX_DRAIN_LAST_PART};
+use crate::limits::{
+    AUDIT_STOP_TIMEOUT, HSM_STOP_TIMEOUT, LOG_STOP_TIMEOUT, MAX_DRAIN_LAST_PART, STOP_MARGIN,
+};
 
+/// Longest time from the end of the drain to the end of the process: a reload that is under way, the
+/// sessions, the logs.
+const STOP_TIME: Duration = HSM_STOP_TIMEOUT
+    .saturating_mul(2)
+    .saturating_add(AUDIT_STOP_TIMEOUT)
+    .saturating_add(LOG_STOP_TIMEOUT)
+    .saturating_add(STOP_MARGIN);
 /// Interval between checks for event loops that are still running.
 const POLL: Duration = Duration::from_millis(2);
 
@@ -35,9 +44,9 @@ pub(super) fn drain(
         let server = &running.in_use.settings.load().server;
         (server.drain_delay, server.drain_timeout)
     };
-    announce(&running, successor, delay);
+    announce(&running, successor, delay, timeout);
     let last_part = (delay / 2).min(MAX_DRAIN_LAST_PART);
-    // A second signal ends the delay early.
+    // A second signal ends the delay, a third one the wait for requests in flight.
     if !events.wait_for_end(delay - last_part) {
         running.lifecycle.send_away();
         events.wait_for_end(last_part);
@@ -45,8 +54,10 @@ pub(super) fn drain(
     tracing::info!(?timeout, "accepting ends");
     drop(running.sockets);
     running.lifecycle.stop_within(timeout);
-    if !have_ended(&running.loops, timeout) {
-        tracing::warn!("connections were still open at the end of drain_timeout_milli");
+    if !have_ended(&running.loops, timeout, events) {
+        tracing::warn!(
+            "connections were still open at the end of drain_timeout_milli, or at a signal"
+        );
     }
     // Holding the lock prevents a reload from replacing the tokens.
     let _no_reload = running.reloader.try_lock_for(HSM_STOP_TIMEOUT);
@@ -67,7 +78,7 @@ pub(super) fn drain(
 }
 
 /// Informs load balancers, the service manager, and the process that takes over.
-fn announce(running: &Running, successor: Option<Successor>, delay: Duration) {
+fn announce(running: &Running, successor: Option<Successor>, delay: Duration, timeout: Duration) {
     match successor {
         Some(successor) => {
             running.lifecycle.hand_over();
@@ -77,21 +88,20 @@ fn announce(running: &Running, successor: Option<Successor>, delay: Duration) {
             tracing::info!(pid, ?delay, "draining: another process serves");
         }
         None => {
-            running.notifier.stopping();
-            tracing::info!(?delay, "draining: no longer ready");
+            running.notifier.stopping(delay + timeout + STOP_TIME);
+            tracing::info!(?delay, "draining: no longer ready; another signal ends the delay");
             running.lifecycle.drain();
         }
     }
 }
 
-/// Returns whether all event loops end within `timeout`.
-fn have_ended(loops: &[JoinHandle<()>], timeout: Duration) -> bool {
+/// Returns whether all event loops end within `timeout`, and before another signal.
+fn have_ended(loops: &[JoinHandle<()>], timeout: Duration, events: &Events) -> bool {
     let end = Instant::now() + timeout;
     while !loops.iter().all(JoinHandle::is_finished) {
-        if Instant::now() >= end {
+        if Instant::now() >= end || events.wait_for_end(POLL) {
             return false;
         }
-        thread::sleep(POLL);
     }
     true
 }

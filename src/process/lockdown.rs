@@ -18,8 +18,10 @@ use crate::state::directory::Directory;
 
 /// Paths that any program reads: libraries, the settings of the resolver and of OpenSSL, the number
 /// of cores, time zones, random bytes. `/proc/self` is this process's own directory.
-const SYSTEM_READ: [&str; 12] = [
+const SYSTEM_READ: [&str; 13] = [
     "/etc",
+    // Where /etc/resolv.conf may lead to.
+    "/run/systemd/resolve",
     "/lib",
     "/lib64",
     "/usr/lib",

@@ -102,9 +102,11 @@ impl Notifier {
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading the settings"));
     }
 
-    /// Reports that the process is draining.
-    pub(super) fn stopping(&self) {
-        self.send("STOPPING=1\nSTATUS=draining");
+    /// Reports that the process is draining and ends within that time, during which systemd must not
+    /// kill it, whatever the unit's `TimeoutStopSec=`.
+    pub(super) fn stopping(&self, within: Duration) {
+        let micros = within.as_micros();
+        self.send(&format!("STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={micros}"));
     }
 
     /// Reports that every event loop is making progress.

@@ -16,6 +16,7 @@ use super::{audit, lockdown, pid_file, startup_log};
 use crate::exit::{EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_WEDGED, Failed};
 use crate::hsm::pkcs11::ffi::{RawModule, set_environment};
 use crate::observe::redaction::shown_path;
+use crate::observe::syslog::Syslog;
 use crate::observe::{log, panics};
 use crate::settings::{Finding, Settings};
 
@@ -30,7 +31,9 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     set_environment(&settings.pkcs11.environment);
     let dumps = lockdown::dumps(&settings.confinement);
     let modules = lock_down(&settings, &start.notifier)?;
-    let log = log::start(&settings.tracing)
+    let syslog = Syslog::start(&settings.syslog)
+        .map_err(|error| Failed::unavailable(format!("[[syslog]]: no thread: {error}")))?;
+    let log = log::start(&settings.tracing, syslog.log())
         .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[tracing]: {error}")))?;
     let log = Arc::new(log);
     let panics = panics::count_panics();
@@ -40,8 +43,10 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     if let Err(error) = dumps {
         tracing::warn!(error, "core dumps cannot be set as in the settings");
     }
-    let outcome = audit::open(&settings, start.takeover.as_ref()).and_then(|audit| {
-        let telemetry = Telemetry { log: Arc::clone(&log), audit, panics };
+    let audit = audit::open(&settings, start.takeover.as_ref(), syslog.audit());
+    let outcome = audit.and_then(|audit| {
+        let (log, syslog) = (Arc::clone(&log), syslog.clone());
+        let telemetry = Telemetry { log, audit, syslog, panics };
         let outcome = serve(start, settings, findings, &telemetry);
         if !telemetry.audit.stop() {
             tracing::error!("the audit log's last lines could not be written in time");
@@ -54,6 +59,7 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     }
     tracing::info!("stopped");
     log.stop();
+    syslog.stop();
     // A normal exit could hang: a module's exit handler might wait for the calls that are stuck in
     // it.
     match outcome {

@@ -18,6 +18,7 @@ use super::loop_state::{LoopState, Snapshot};
 use super::route::Listener;
 use super::xks::encode;
 use crate::job::{Completion, Failure, Job, ReplyTo, Request, Success};
+use crate::limits::MIN_AGE_TO_SEND_AWAY;
 
 /// The shell's next task.
 #[must_use]
@@ -71,6 +72,8 @@ pub struct Connection {
     started: Instant,
     /// Start of the current state.
     since: Instant,
+    /// Time at which the connection was made.
+    opened: Instant,
     /// The peer will send no more.
     is_half_closed: bool,
     /// Number of requests answered.
@@ -92,6 +95,7 @@ impl Connection {
             state: State::Head { searched: 0 },
             started: snapshot.now,
             since: snapshot.now,
+            opened: snapshot.now,
             is_half_closed: false,
             answered: 0,
             is_proven: false,
@@ -460,13 +464,26 @@ impl Connection {
         self.is_proven |= exchange.is_authenticated();
         let max_requests = loop_state.service.options.max_requests_per_connection;
         let is_worn = max_requests > 0 && self.answered >= max_requests;
-        let close =
-            exchange.must_close() || is_sent_away || snapshot.is_stopping || is_last || is_worn;
+        let close = exchange.must_close()
+            || is_sent_away
+            || snapshot.is_stopping
+            || is_last
+            || is_worn
+            || (!snapshot.is_ready && self.may_fare_better_elsewhere(snapshot, &answer));
         exchange.write_answer(loop_state, snapshot, &answer, close, self.buffer.filled());
         let consumed = if close { self.buffer.len() } else { exchange.consumed() };
         self.buffer.consume(consumed, &mut loop_state.buffers);
         self.state = State::Answered { close };
         self.since = snapshot.now;
         Step::Send
+    }
+
+    /// Returns whether the answer reports a failure of the HSM, on a connection that is not new. If
+    /// the proxy is not ready, the client's next connection can come to one that is, without a wait
+    /// until a load balancer has noticed and has ended the open connections; some leave those alone.
+    fn may_fare_better_elsewhere(&self, snapshot: &Snapshot, answer: &Answer<'_>) -> bool {
+        let age = snapshot.now.saturating_duration_since(self.opened);
+        matches!(answer, Answer::Error(error) if error.name.is_of_the_hsm())
+            && age >= MIN_AGE_TO_SEND_AWAY
     }
 }

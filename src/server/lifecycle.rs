@@ -95,13 +95,13 @@ impl Lifecycle {
     /// Returns whether [`Self::drain`] or [`Self::stop`] has been called.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.state.load(Ordering::Relaxed) >= DRAINING
+        self.state() >= DRAINING
     }
 
     /// Returns whether [`Self::send_away`] or [`Self::stop`] has been called.
     #[must_use]
     pub fn is_sending_away(&self) -> bool {
-        self.state.load(Ordering::Relaxed) >= SENDING_AWAY
+        self.state() >= SENDING_AWAY
     }
 
     /// Time for which quiet connections are kept, from [`Self::stop`] on.
@@ -112,7 +112,13 @@ impl Lifecycle {
     /// Returns whether [`Self::stop`] has been called.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
-        self.state.load(Ordering::Acquire) >= STOPPING
+        self.state() >= STOPPING
+    }
+
+    fn state(&self) -> u8 {
+        // Acquire, with the Release of `advance`: whoever sees a state also sees what was stored
+        // before it, on machines that reorder loads too: the hand-over, and the time of a stop.
+        self.state.load(Ordering::Acquire)
     }
 
     /// Returns whether [`Self::hand_over`] has been called.
@@ -140,7 +146,7 @@ impl Lifecycle {
     }
 
     fn advance(&self, state: u8) {
-        // Release, and Acquire where it is read: the time of a stop is known with the stop.
+        // Release: see `state`.
         self.state.fetch_max(state, Ordering::Release);
         self.wake();
     }

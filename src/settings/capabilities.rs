@@ -13,20 +13,23 @@ pub(super) struct Capabilities {
 }
 
 /// The members that describe capabilities.
-const MEMBERS: [&str; 6] = [
+const MEMBERS: [&str; 7] = [
     "can_generate_iv",
     "is_zero_iv_required",
     "profile",
     ASKS_LENGTH,
     HAS_NO_IV_BITS,
     IS_DETERMINISTIC,
+    HANDLES_OF_SESSIONS,
 ];
 const ASKS_LENGTH: &str = "ask_output_length";
 const HAS_NO_IV_BITS: &str = "gcm_params_without_iv_bits";
 const IS_DETERMINISTIC: &str = "has_deterministic_ivs";
+const HANDLES_OF_SESSIONS: &str = "handles_per_session";
 
-const PROFILE_REMEDY: &str = "write one of cloudhsm, kryoptic, luna, nshield, nss, opencryptoki, \
-                              softhsm2, or can_generate_iv and is_zero_iv_required instead";
+const PROFILE_REMEDY: &str = "write one of cloudhsm, fortanix, kryoptic, luna, nshield, nss, \
+                              opencryptoki, primus, softhsm2, utimaco, vault, or \
+                              can_generate_iv and is_zero_iv_required instead";
 
 /// Reads `[hsm_capabilities]`.
 pub(super) fn read(root: &Section<'_>) -> Option<Capabilities> {
@@ -54,21 +57,27 @@ pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
     let said = section.get(IS_DETERMINISTIC).map_or(Some(false), |member| member.bool());
     let can_generate_iv = switch("can_generate_iv");
     let is_zero_iv_required = switch("is_zero_iv_required");
+    let or = |name, default| section.get(name).map_or(Some(default), |member| member.bool());
     let form = |default: GcmForm| {
-        let or = |name, default| section.get(name).map_or(Some(default), |member| member.bool());
         let asks_length = or(ASKS_LENGTH, default.asks_length);
         let has_no_iv_bits = or(HAS_NO_IV_BITS, default.has_no_iv_bits);
         Some(GcmForm { asks_length: asks_length?, has_no_iv_bits: has_no_iv_bits? })
     };
     let Some(profile) = profile else {
         let form = form(GcmForm::default());
+        let has_own_handles = or(HANDLES_OF_SESSIONS, false);
         let iv_mode = match (can_generate_iv??, is_zero_iv_required??) {
             (false, _) => IvMode::Random,
             (true, true) => IvMode::ZeroedBuffer,
             (true, false) => IvMode::Appended,
         };
         let makes_deterministic_ivs = is_deterministic(section, said?, iv_mode)?;
-        let rules = Rules { form: form?, makes_deterministic_ivs, ..Rules::default() };
+        let rules = Rules {
+            form: form?,
+            makes_deterministic_ivs,
+            has_handles_of_sessions: has_own_handles?,
+            ..Rules::default()
+        };
         return Some(Capabilities { iv_mode, rules });
     };
     let name = profile.string(PROFILE_REMEDY)?;
@@ -97,7 +106,8 @@ pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
     compare("is_zero_iv_required", is_zero_iv_required?, zero);
     let makes_deterministic_ivs = is_deterministic(section, said?, known.iv_mode)?;
     let form = form(known.rules.form)?;
-    let rules = Rules { form, makes_deterministic_ivs, ..known.rules };
+    let has_handles_of_sessions = or(HANDLES_OF_SESSIONS, known.rules.has_handles_of_sessions)?;
+    let rules = Rules { form, makes_deterministic_ivs, has_handles_of_sessions, ..known.rules };
     is_right.then_some(Capabilities { iv_mode: known.iv_mode, rules })
 }
 
@@ -117,6 +127,10 @@ fn unknown_profile(name: &str) -> (String, String) {
     if lower.contains("yubi") {
         let remedy = "use another HSM";
         return ("a YubiHSM 2 has no AES-GCM and cannot serve".to_owned(), remedy.to_owned());
+    }
+    if lower.contains("azure") || lower.contains("mhsm") {
+        let problem = "Azure Managed HSM's PKCS#11 library has no AES keys and cannot serve";
+        return (problem.to_owned(), "use another HSM".to_owned());
     }
     let remedy = match nearest(name, PROFILES.iter().map(|profile| profile.name)) {
         Some(nearest) => format!("did you mean \"{nearest}\"?"),

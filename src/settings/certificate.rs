@@ -211,8 +211,12 @@ pub(super) fn inspect_chain(
     })
 }
 
-/// Warns of properties that make a CA unfit to verify clients.
-pub(super) fn inspect_authorities(chain: &[CertificateDer<'static>], member: &Member<'_>) {
+/// Warns of properties that make a CA unfit to verify peers.
+pub(super) fn inspect_authorities(
+    chain: &[CertificateDer<'static>],
+    member: &Member<'_>,
+    remedy: &str,
+) {
     for (index, der) in chain.iter().enumerate() {
         let Ok((_, certificate)) = X509Certificate::from_der(der) else {
             continue;
@@ -221,7 +225,7 @@ pub(super) fn inspect_authorities(chain: &[CertificateDer<'static>], member: &Me
         warn_of_dates(&certificate, &name, member);
         if !certificate.is_ca() {
             let problem = format!("{name} is not a CA's (basicConstraints)");
-            member.warning(problem, "name a file with the CAs that issue clients' certificates");
+            member.warning(problem, remedy);
         }
     }
 }

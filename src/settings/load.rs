@@ -17,11 +17,12 @@ use super::security::{self, Confinement};
 use super::server::{self, Server};
 use super::stores::{self, Store};
 use super::tls::Tls;
-use super::{audit, encryption_count, file, key_checks, state, tracing};
+use super::{audit, encryption_count, file, key_checks, state, syslog, tracing};
 use crate::hsm::usage::Limit;
 use crate::limits::MAX_SETTINGS_BYTES;
 use crate::observe::audit::AuditConfig;
 use crate::observe::log::LogConfig;
+use crate::observe::syslog::SyslogConfig;
 use crate::policy::Policy;
 
 /// All settings. Sections that are switched off are `None`.
@@ -51,6 +52,8 @@ pub struct Settings {
     pub admin: Option<Admin>,
     /// `[audit]`; without it, there is no audit log.
     pub audit: Option<AuditConfig>,
+    /// `[[syslog]]`; without one, nothing is forwarded.
+    pub syslog: Vec<SyslogConfig>,
     /// `[state] directory`; without it, no state survives a restart.
     pub state_directory: Option<PathBuf>,
     /// `[encryption_count]`: the limit of encryptions per key.
@@ -138,7 +141,7 @@ fn read_settings(
     // This must be known before any file with a secret is read.
     let strict = security::strict_file_permissions(&root);
     report.set_strict_about_files(strict == Some(true));
-    let server = server::read(&root);
+    let server = server::read(&root, environment);
     let tracing = tracing::read(&root);
     let security = security::read(&root);
     let is_sigv4_auth_enabled = security.as_ref().is_none_or(|it| it.is_sigv4_auth_enabled);
@@ -151,6 +154,7 @@ fn read_settings(
     let limits = limits::read(&root, MemoryLimit::of_process().as_ref());
     let admin = admin::read(&root, server.as_ref());
     let audit = audit::read(&root, stores.as_deref());
+    let syslog = syslog::read(&root);
     let state_directory = state::read(&root);
     let tokens = pkcs11.as_ref().map(|it| it.tokens.as_slice());
     let encryption_limit = encryption_count::read(&root, tokens);
@@ -180,6 +184,7 @@ fn read_settings(
         limits: limits?,
         admin: admin?,
         audit: audit?,
+        syslog: syslog?,
         state_directory: state_directory?,
         encryption_limit: encryption_limit?,
     })

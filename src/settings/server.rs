@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::environment::Environment;
+use super::load_balancer;
 use super::section::{Member, Section, shown};
 use crate::limits::{
     DEFAULT_DRAIN_DELAY_MILLI, DEFAULT_DRAIN_TIMEOUT_MILLI, DEFAULT_PING_PORT,
@@ -63,7 +65,7 @@ pub struct Server {
     pub pid_file: Option<PathBuf>,
 }
 
-pub(super) fn read(root: &Section<'_>) -> Option<Server> {
+pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<Server> {
     let section = root.require_section("server", "add it with ip, port, region and service")?;
     let ip = section.require("ip", IP_REMEDY).and_then(|member| ip(&member));
     let port_remedy = "write the port that KMS connects to, such as 443";
@@ -94,7 +96,10 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     );
     let proxy_protocol_from = section.value_or("proxy_protocol_from", Vec::new(), networks);
     let proxy_protocol = proxy_protocol(&section, proxy_protocol_from.as_deref());
+    let sends_headers = proxy_protocol_from.as_ref().is_some_and(|networks| !networks.is_empty());
+    let is_checked = load_balancer::check(&section, drain_delay, sends_headers, environment);
     let pid_file = section.optional("pid_file", pid_file);
+    is_checked?;
     Some(Server {
         ip: ip?,
         port: port?,

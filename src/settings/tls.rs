@@ -29,7 +29,7 @@ const NAME_REMEDY: &str = "write the name in KMS's client certificate, \
 
 /// Returns the suites and groups that KMS uses, and no weaker ones (XKS specification, API content
 /// type). With the feature `fips`, returns those that FIPS 140-3 approves.
-fn provider() -> CryptoProvider {
+pub(super) fn provider() -> CryptoProvider {
     let mut provider = CryptoProvider {
         cipher_suites: vec![
             cipher_suite::TLS13_AES_256_GCM_SHA384,
@@ -167,7 +167,7 @@ fn chain_verifier(
 ) -> Option<Arc<dyn ClientCertVerifier>> {
     let member = section.require(member, remedy)?;
     let authorities = read_chain(&member, remedy)?;
-    inspect_authorities(&authorities, &member);
+    inspect_authorities(&authorities, &member, remedy);
     let mut roots = RootCertStore::empty();
     let mut is_right = true;
     for (index, authority) in authorities.into_iter().enumerate() {

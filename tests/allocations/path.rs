@@ -30,6 +30,7 @@ use xks_proxy::observe::audit::{Audit, key};
 use xks_proxy::observe::log;
 use xks_proxy::observe::metrics::Metrics;
 use xks_proxy::observe::redaction::Secret;
+use xks_proxy::observe::syslog::copies::Copies;
 use xks_proxy::server::Server;
 
 struct Counting;
@@ -237,7 +238,7 @@ fn serve(directory: &Path, is_tls_enabled: bool, policy: Option<&str>, is_audite
 
     key::write_new(&directory.join("audit.key"), &[1; 32]).unwrap();
     let settings = settings(directory, is_tls_enabled, policy);
-    let log = log::start(&settings.tracing).unwrap();
+    let log = log::start(&settings.tracing, Copies::default()).unwrap();
     let audit = match is_audited {
         true => Audit::open(settings.audit.as_ref().unwrap()).unwrap(),
         false => Audit::off(),

@@ -141,6 +141,12 @@ pub fn interposer() -> &'static Path {
     PATH.get_or_init(|| build("xks-interposer", "libxks_interposer.so"))
 }
 
+/// Returns the path of the load generator.
+pub fn load_generator() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| build("xks-load", "xks-load"))
+}
+
 /// Builds another package of the workspace in the profile of the program under test (a no-op if the
 /// whole workspace was built). Returns the path of `file`.
 fn build(package: &str, file: &str) -> PathBuf {

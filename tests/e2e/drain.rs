@@ -51,6 +51,29 @@ fn ends_well(signal: &str) {
     assert!(Connection::open(proxy.api, None).is_err());
 }
 
+/// A second signal ends the delay, and a third one the wait for a request that the HSM does not
+/// answer.
+#[test]
+fn further_signals_shorten_it() {
+    let mut proxy = Interposed::new(
+        Setup::new()
+            .set("limits.request_deadline_milli", 600_000)
+            .set("server.drain_delay_milli", 600_000)
+            .set("server.drain_timeout_milli", 600_000),
+    );
+    proxy.set("[[fault]]\nhang = true");
+    let client = proxy.client();
+    let mut connection = client.connect();
+    let body = xks::encrypt(b"never answered", None).to_string();
+    client.send(&mut connection, "keys/foo/encrypt", body.as_bytes());
+    std::thread::sleep(Duration::from_millis(300));
+    for told in ["draining: no longer ready", "accepting ends", "or at a signal"] {
+        proxy.signal("INT");
+        proxy.log_with(told);
+    }
+    assert_eq!(proxy.wait_for_end().code(), Some(0));
+}
+
 /// A request that the HSM is processing is answered before the process ends.
 #[test]
 fn what_is_in_flight_is_finished() {

@@ -48,6 +48,9 @@ pub const LUNA: Hsm = Hsm {
     iv_bytes: 12,
 };
 
+/// HashiCorp Vault's library, in which each session has handles of its own.
+pub const VAULT: Hsm = Hsm { module: "[odd]\nhandles_of_sessions = true", ..SOFTHSM2 };
+
 const OLD_LUNA: Hsm = Hsm {
     module: "iv = \"appended\"\nappended_iv_bytes = 16\nbad_tag = \"CKR_ENCRYPTED_DATA_INVALID\"",
     iv_bytes: 16,

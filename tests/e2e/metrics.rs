@@ -227,7 +227,7 @@ fn a_token_that_is_down_shows() {
 /// Names, types, units and help texts follow Prometheus's conventions.
 #[test]
 fn promtool_is_content_with_the_metrics() {
-    let proxy = super::audit::audited(watched().mtls()).start();
+    let proxy = super::audit::audited(super::syslog::unreachable(watched().mtls())).start();
     let client = proxy.client();
     client.call("keys/foo/encrypt", &xks::encrypt(b"x", None)).ok();
     let text = proxy.admin_get("/metrics").body;
@@ -263,7 +263,7 @@ fn promtool_is_content_with_the_alerts() {
 /// A panel on a nonexistent metric shows nothing, and such an alert never fires.
 #[test]
 fn dashboard_and_alerts_name_metrics_that_exist() {
-    let proxy = super::audit::audited(watched().mtls()).start();
+    let proxy = super::audit::audited(super::syslog::unreachable(watched().mtls())).start();
     let client = proxy.client();
     client.call("keys/foo/encrypt", &xks::encrypt(b"x", None)).ok();
     let text = String::from_utf8(proxy.admin_get("/metrics").body).unwrap();

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 
 use crate::calls::four_calls;
 use crate::common::{Interposed, Setup, Store, xks};
-use crate::iv_modes::{CLOUDHSM, Hsm, LUNA, NSHIELD};
+use crate::iv_modes::{CLOUDHSM, Hsm, LUNA, NSHIELD, VAULT};
 
 /// The members and values of the reference proxy's `settings_nshield.toml` (version 3.1.2).
 const REFERENCE: &str = r#"
@@ -115,4 +115,9 @@ fn our_file_for_cloudhsm() {
 #[test]
 fn our_file_for_luna() {
     serves(ours("settings_luna.toml"), LUNA);
+}
+
+#[test]
+fn our_file_for_vault() {
+    serves(ours("settings_vault.toml"), VAULT);
 }

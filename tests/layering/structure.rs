@@ -18,6 +18,7 @@ const MAX_FUNCTION_LINES: usize = 70;
 /// lower floors.
 const FLOORS: &[&[&str]] = &[
     &["limits", "rate", "decimal", "exit", "random", "new_file"],
+    &["backoff"],
     &["job", "key_name", "observe", "policy", "output"],
     &["proto", "hsm", "client"],
     &["server", "state"],

@@ -126,11 +126,17 @@ fn unsafe_code_is_in_one_file() {
 }
 
 /// Another TLS library would affect only the server's TLS file, its configuration in the settings,
-/// the command line's client, and the admin listener, which uses blocking I/O.
+/// the command line's client, and the admin listener and syslog, which use blocking I/O.
 #[test]
 fn rustls_is_in_few_places() {
-    let places =
-        ["server/tls.rs", "server/tls_tests.rs", "settings/", "client/tls.rs", "admin/tls.rs"];
+    let places = [
+        "server/tls.rs",
+        "server/tls_tests.rs",
+        "settings/",
+        "client/tls.rs",
+        "admin/tls.rs",
+        "observe/syslog/tls.rs",
+    ];
     only("rustls", &places);
     only("rustls_pki_types", &places);
 }

@@ -54,17 +54,44 @@ def check_ports(settings, pod, container, service):
     check(health == ["http", str(ports["ping"]), "/readyz"], f"load balancer's probe: {health}")
 
 
-def check_draining(settings, spec, service):
+def limit_seconds(name):
+    """Returns a Duration of src/limits/drain.rs, which may be a sum."""
+    text = (SOURCE / "src/limits/drain.rs").read_text()
+    seconds = re.search(rf"{name}: Duration = Duration::from_secs\(([\d+ ]+)\)", text)[1]
+    return sum(int(part) for part in seconds.split("+"))
+
+
+def check_draining(settings, spec, container, service):
+    """The pod serves until the load balancer has stopped sending to it, whichever way it learns of
+    the pod's end; nothing cuts the drain short."""
     delay = settings["server"]["drain_delay_milli"]
     drain = delay + settings["server"]["drain_timeout_milli"]
+    hook = 1000 * container["lifecycle"]["preStop"]["sleep"]["seconds"]
     grace = 1000 * spec["terminationGracePeriodSeconds"]
-    check(grace >= drain + GRACE_BESIDE_MILLI, f"killed after {grace} ms, while draining {drain} ms")
-    attributes = service["metadata"]["annotations"][ANNOTATION + "target-group-attributes"]
-    deregistration = re.search(r"deregistration_delay.timeout_seconds=(\d+)", attributes)
+    needed = hook + drain + GRACE_BESIDE_MILLI
+    check(grace >= needed, f"killed after {grace} ms, while the end takes {needed} ms")
+    check(settings["server"]["load_balancer"] == "nlb", "the settings say another load balancer")
+    for name in ("NLB_UNHEALTHY_DELAY", "NLB_DEREGISTERED_DELAY"):
+        needed = 1000 * limit_seconds(name)
+        check(delay >= needed, f"the pod serves for {delay} ms after SIGTERM, {name} is {needed} ms")
+    annotations = service["metadata"]["annotations"]
+    attributes = annotations[ANNOTATION + "target-group-attributes"]
+    attributes = dict(pair.split("=") for pair in attributes.split(","))
+    deregistration = 1000 * int(attributes["deregistration_delay.timeout_seconds"])
     check(
-        deregistration and delay >= 1000 * int(deregistration[1]),
-        f"the pod stops serving after {delay} ms, the load balancer stops later: {attributes}",
+        delay >= deregistration,
+        f"the pod stops serving after {delay} ms, the load balancer after {deregistration} ms",
     )
+    unhealthy = "target_health_state.unhealthy."
+    check(
+        attributes[unhealthy + "connection_termination.enabled"] == "false",
+        "the load balancer resets the connections of a pod that shuts down",
+    )
+    interval = 1000 * int(attributes[unhealthy + "draining_interval_seconds"])
+    check(interval >= drain, f"the load balancer resets connections after {interval} ms of {drain}")
+    # NLB_UNHEALTHY_DELAY counts on these.
+    checks = [annotations[f"{ANNOTATION}healthcheck-{it}"] for it in ("interval", "unhealthy-threshold")]
+    check(checks == ["10", "2"], f"health checks: {checks}")
 
 
 def check_scaling(settings, autoscaler, budget):
@@ -128,6 +155,37 @@ def check_files(settings, spec, container):
             check(mode == 0o400, f"{volume['name']}: mode {mode:o}")
 
 
+def check_monitoring(objects, pod):
+    """The component: the operator's pods are scraped once, under the job that the alerts name, and
+    the rules are those of the alert file."""
+    monitor, rule = objects["PodMonitor"], objects["PrometheusRule"]
+    check(monitor["spec"]["selector"]["matchLabels"] == LABELS, "the PodMonitor's selector")
+    job = pod["metadata"]["labels"][monitor["spec"]["jobLabel"]]
+    alerts = yaml.safe_load((SOURCE / "configuration/prometheus-alerts.yml").read_text())
+    check(f'job="{job}"' in str(alerts), f"no alert is for the job {job}")
+    ports = [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]]
+    check(ports == ["metrics"], f"the PodMonitor's ports: {ports}")
+    check(rule["spec"] == alerts, "the PrometheusRule differs from configuration/prometheus-alerts.yml")
+    scraped = pod["metadata"]["annotations"]["prometheus.io/scrape"]
+    check(scraped == "false", "the pods are scraped twice: by the PodMonitor and by annotations")
+    for it in (monitor, rule):
+        check(it["metadata"]["namespace"] == "xks-proxy", f"namespace of the {it['kind']}")
+
+
+def check_public(service):
+    """The component: a load balancer that KMS can reach over the internet."""
+    parameters = (SOURCE / "packaging/kubernetes/components/public/public.env").read_text()
+    values = dict(re.findall(r"^(\w+)=(.*)$", parameters, re.M))
+    annotations = service["metadata"]["annotations"]
+    found = {
+        "SCHEME": annotations[ANNOTATION + "scheme"],
+        "SUBNETS": annotations[ANNOTATION + "subnets"],
+        "SOURCE_RANGES": annotations["service.beta.kubernetes.io/load-balancer-source-ranges"],
+    }
+    check(found == values, f"the Service has {found}, public.env {values}")
+    check(found["SCHEME"] == "internet-facing", "KMS cannot reach it")
+
+
 def main():
     rendered, settings_file = sys.argv[1:]
     objects = {}
@@ -154,10 +212,15 @@ def main():
         check(selector == LABELS, f"{kind} selects {selector}")
     check(pod["metadata"]["labels"] == LABELS, "labels of the pods")
     check_ports(settings, pod, container, objects["Service"])
-    check_draining(settings, spec, objects["Service"])
+    check_draining(settings, spec, container, objects["Service"])
     check_scaling(settings, objects["HorizontalPodAutoscaler"], objects["PodDisruptionBudget"])
     check_confinement(objects["Namespace"], spec)
     check_files(settings, spec, container)
+    gate = "elbv2.k8s.aws/pod-readiness-gate-inject"
+    check(objects["Namespace"]["metadata"]["labels"].get(gate) == "enabled", "no readiness gate")
+    if "PodMonitor" in objects:
+        check_monitoring(objects, pod)
+        check_public(objects["Service"])
     for failure in failures:
         print(f"{rendered}: {failure}", file=sys.stderr)
     sys.exit(1 if failures else 0)

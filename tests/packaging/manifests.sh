@@ -1,18 +1,11 @@
 #!/usr/bin/env bash
-# Checks the container image, Kubernetes manifests and CloudFormation template as far as possible
-# without Docker, a cluster or an AWS account. Needs kubectl or kustomize; tools from PyPI are
+# Checks the container image and the Kubernetes manifests as far as possible without Docker or a
+# cluster; templates.sh checks what is for AWS. Needs kubectl or kustomize; tools from PyPI are
 # installed below target/.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-tools=target/packaging-tools
-requirements=tests/packaging/requirements.txt
-if ! cmp -s "$requirements" "$tools/installed"; then
-    rm -rf "$tools"
-    python3 -m venv "$tools"
-    "$tools/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
-    cp "$requirements" "$tools/installed"
-fi
+. tests/packaging/tools.sh
 
 if command -v kustomize >/dev/null; then
     render() { kustomize build "$1"; }
@@ -41,11 +34,15 @@ sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' packaging/docker/Dockerfile | tr ' ' '\n
     done)
 (cd "$work/sources" && cargo metadata --quiet --locked --format-version 1 >"$work/metadata")
 
-echo 'CloudFormation: cfn-lint'
-"$tools/bin/cfn-lint" --regions us-east-1 us-gov-west-1 eusc-de-east-1 cn-north-1 \
-    --template packaging/cloudformation/*.yaml
+# All components on top of one overlay, as a user's own overlay has them.
+manifests=$(realpath --relative-to="$work/with-components" packaging/kubernetes)
+mkdir "$work/with-components"
+cat >"$work/with-components/kustomization.yaml" <<END
+resources: [$manifests/overlays/aws]
+components: [$manifests/components/monitoring, $manifests/components/public]
+END
 
-for overlay in packaging/kubernetes/overlays/*; do
+for overlay in packaging/kubernetes/overlays/* "$work/with-components"; do
     name=$(basename "$overlay")
     echo "Kubernetes, overlay $name: kustomize, kubernetes-validate, our own rules, xks-proxy check"
     render "$overlay" >"$work/$name.yaml"
@@ -55,6 +52,18 @@ for overlay in packaging/kubernetes/overlays/*; do
     done
     "$tools/bin/python" tests/packaging/manifests.py "$work/$name.yaml" "$work/$name.toml"
 done
+
+if command -v promtool >/dev/null; then
+    echo 'alerts: promtool'
+    promtool check rules configuration/prometheus-alerts.yml
+    promtool test rules configuration/prometheus-alerts-test.yml
+    # The rules as the operator hands them to Prometheus.
+    sed -n '/^spec:$/,$ s/^  //p' packaging/kubernetes/components/monitoring/prometheusrule.yaml \
+        >"$work/rules.yml"
+    promtool check rules "$work/rules.yml"
+else
+    echo 'not checked, for want of promtool: alerts' >&2
+fi
 
 # Each pod's settings pass the strict check once the files that the cluster mounts exist.
 cargo build --quiet --locked --bin xks-proxy
@@ -73,4 +82,4 @@ for settings in "$work"/*.toml; do
         -e "s#^PKCS11_HSM_MODULE = .*#PKCS11_HSM_MODULE = \"$work/run/pkcs11.so\"#" -i "$settings"
     target/debug/xks-proxy check --strict "$settings"
 done
-echo 'not checked, for want of them: a build of the image, a cluster, AWS'
+echo 'not checked, for want of them: a build of the image, a cluster'

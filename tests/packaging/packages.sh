@@ -38,4 +38,15 @@ for package in target/packages/*.deb target/packages/*.rpm; do
     fi
     tail -n 1 "$shared/test.log"
 done
+echo '== a drain longer than TimeoutStopSec'
+rm -rf "${shared:?}"/*
+cp target/dist/xks-proxy tests/packaging/stop.sh "$shared"
+timeout 300 unshare --mount --net tests/packaging/boot.sh "$shared" /mnt/stop.sh \
+    >"$shared/systemd.log" 2>&1 || true
+if [[ ! -e $shared/passed ]]; then
+    tail -n 100 "$shared"/*.log >&2
+    echo "$0: stop.sh failed" >&2
+    exit 1
+fi
+tail -n 1 "$shared/test.log"
 echo 'not checked, for want of them: Amazon Linux, Fedora, RHEL'

@@ -227,3 +227,59 @@ fn paths_are_replaced() {
     );
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
 }
+
+/// Runs `packaging/build` with those arguments, with stand-ins for cargo and the tools. Returns the
+/// calls that it made.
+fn build(arguments: &[&str]) -> Vec<String> {
+    let stand_ins = StandIns::new();
+    let folder = stand_ins.0.path();
+    let log = folder.join("log");
+    let record = |name: &str| {
+        format!(
+            "echo \"{name} $* [$CARGO_BUILD_TARGET]\" >>'{}'\nmkdir -p target/packages\n",
+            log.display()
+        )
+    };
+    stand_ins.add("cargo", &(record("cargo") + "touch target/packages/one"));
+    stand_ins.add("packaging/sbom", &record("sbom"));
+    stand_ins.add("packaging/reproducible", "");
+    stand_ins.add(".ci/tool", "echo /nowhere");
+    stand_ins.add("packaging/build", "");
+    fs::copy(root().join("packaging/build"), folder.join("packaging/build")).unwrap();
+    let output = Command::new(folder.join("packaging/build"))
+        .args(arguments)
+        .env("PATH", stand_ins.path())
+        .env_remove("CARGO_BUILD_TARGET")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// The program, its list of crates and both packages are all for the target that is named.
+#[test]
+fn a_target_is_that_of_all_parts() {
+    const TARGET: &str = "aarch64-unknown-linux-gnu";
+    let (own, other) = (build(&[]), build(&[TARGET]));
+    assert_eq!((own.len(), other.len()), (4, 4), "{own:?} {other:?}");
+    assert!(own.iter().all(|call| !call.contains("--target") && call.ends_with("[]")), "{own:?}");
+    for call in &other {
+        assert!(call.ends_with(&format!("[{TARGET}]")), "{call}");
+        let is_cargo = call.starts_with("cargo ");
+        assert_eq!(call.contains(&format!("--target {TARGET}")), is_cargo, "{call}");
+    }
+}
+
+/// Tools run on the machine that builds, whatever the target. The image's caches of programs are
+/// apart by platform, or one platform's tools and program would be taken for another's.
+#[test]
+fn programs_of_platforms_are_kept_apart() {
+    assert!(read(".ci/tool").contains("\nunset CARGO_BUILD_TARGET\n"));
+    let file = read("packaging/docker/Dockerfile");
+    let mounts: Vec<_> = file.lines().filter(|line| line.contains("--mount=type=cache")).collect();
+    assert_eq!(mounts.len(), 3);
+    for mount in mounts {
+        let is_of_sources = mount.contains("/registry ");
+        assert_eq!(mount.contains("-${TARGETARCH},"), !is_of_sources, "{mount}");
+    }
+}

@@ -59,3 +59,18 @@ fn each_alert_has_a_runbook() {
     assert!(rules.len() >= 29, "only {} rules were found", rules.len());
     assert_eq!(rules, entries());
 }
+
+/// The rules for Prometheus's operator in Kubernetes are the same.
+#[test]
+fn the_operators_rules_are_the_same() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let file = read("configuration/prometheus-alerts.yml");
+    let (_, rules) = file.split_once("\ngroups:\n").unwrap();
+    let rule = read("packaging/kubernetes/components/monitoring/prometheusrule.yaml");
+    let (_, spec) = rule.split_once("\nspec:\n  groups:\n").unwrap();
+    let lines = |text: &str, indent: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.is_empty());
+        lines.map(|line| line.strip_prefix(indent).unwrap().to_owned()).collect()
+    };
+    assert_eq!(lines(spec, "  "), lines(rules, ""), "the head of the second says how to write it");
+}

@@ -12,6 +12,7 @@ use crate::pages::{self, Page, Part, root};
 
 /// Pages whose commands another test runs.
 const RUN_ELSEWHERE: &[(&str, &str)] = &[
+    ("docs/disaster-recovery.md", "tests/pages/rehearsals.rs"),
     ("docs/first-hour.md", "tests/interop/first-hour.sh, a step of .ci/run"),
     ("fuzz/README.md", "the fuzz steps of .ci/run"),
 ];
@@ -33,6 +34,8 @@ const EXCUSED: &[(&str, &str)] = &[
     ("docker ", "needs Docker"),
     ("kubectl ", "needs a cluster; tests/packaging/manifests.sh checks the manifests"),
     ("aws ", "needs an AWS account"),
+    ("cp terraform.tfvars.example ", "tests/packaging/terraform_use.py does"),
+    ("terraform ", "needs an AWS account; tests/packaging/templates.sh runs it without one"),
     ("generatekey ", "needs an nShield HSM"),
     ("pkcs11-tool ", "other pages' commands use the key that it deletes"),
 ];

@@ -14,5 +14,6 @@ mod links;
 mod log_texts;
 mod pages;
 mod partitions;
+mod rehearsals;
 mod settings;
 mod threats;

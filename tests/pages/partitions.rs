@@ -1,5 +1,5 @@
-//! The CloudFormation templates have no name of one partition alone, and map partitions as the table
-//! in docs/operations.md does.
+//! The CloudFormation templates and Terraform modules have no name of one partition alone, and the
+//! former map partitions as the table in docs/operations.md does.
 
 use std::fs;
 
@@ -30,10 +30,29 @@ fn of_one_partition(template: &str) -> Vec<&str> {
     lines.filter(|line| suspects.iter().any(|it| line.contains(it))).collect()
 }
 
+/// Without the lines that describe or check a variable: they have examples of names, and patterns
+/// that take those of every partition.
+fn without_examples(module: &str) -> String {
+    let prose = ["error_message", "description", "condition"];
+    let lines = module.lines();
+    let lines = lines.filter(|line| !prose.iter().any(|it| line.trim_start().starts_with(it)));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
 #[test]
 fn templates_suit_every_partition() {
     for name in ["template.yaml", "alarms.yaml"] {
         assert_eq!(of_one_partition(&template(name)), Vec::<&str>::new(), "{name}");
+    }
+    for module in ["endpoint-service", "key-store"] {
+        let folder = root().join("packaging/terraform").join(module);
+        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let texts = files.map(|path| fs::read_to_string(path).unwrap());
+        let texts: Vec<String> = texts.map(|text| without_examples(&text)).collect();
+        assert!(texts.len() >= 4, "{module}");
+        for text in texts {
+            assert_eq!(of_one_partition(&text), Vec::<&str>::new(), "{module}");
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use serde_json::json;
-use xks_proxy::job::{Completion, Failure, ReplyTo};
+use xks_proxy::job::{Completion, Failure, ReplyTo, ReturnCode};
+use xks_proxy::limits::MIN_AGE_TO_SEND_AWAY;
 use xks_proxy::proto::{Listener, Step, Wait};
 
 use crate::calls::{b64, call, encrypt, metadata, unb64};
@@ -206,6 +207,35 @@ fn who_comes_while_it_drains_stays_until_the_last_part() {
     rig.snapshot.is_sending_away = true;
     rig.send(PING);
     assert!(rig.responses().remove(0).closes() && rig.is_closed());
+}
+
+/// While the proxy is not ready, an answer that reports a failure of the HSM ends its connection, so
+/// that the client's next one can come to another proxy. One that has just come is kept, so that
+/// clients do not connect for each request when no proxy is ready; and so is one with another answer.
+#[test]
+fn failures_of_the_hsm_send_away_while_not_ready() {
+    let failing = |age: Duration, is_ready: bool, failure: Failure| {
+        let mut rig = Rig::usual();
+        rig.hsm.failure = Some(failure);
+        rig.snapshot.is_ready = is_ready;
+        rig.snapshot.now += age;
+        rig.send(&encrypt_call(b"x"));
+        let closes = rig.responses().remove(0).closes();
+        assert_eq!(closes, rig.is_closed());
+        closes
+    };
+    let age = MIN_AGE_TO_SEND_AWAY;
+    assert!(failing(age, false, Failure::NoToken));
+    assert!(failing(age, false, Failure::TimedOut));
+    assert!(failing(age, false, Failure::Pkcs11(ReturnCode::Other(0x30))));
+    assert!(!failing(age, true, Failure::NoToken));
+    assert!(!failing(age - Duration::from_millis(1), false, Failure::NoToken));
+    assert!(!failing(age, false, Failure::KeyNotFound));
+    let mut rig = Rig::usual();
+    rig.snapshot.is_ready = false;
+    rig.snapshot.now += age;
+    rig.send(&[&encrypt_call(b"x")[..], PING].concat());
+    assert!(rig.responses().iter().all(|answer| !answer.closes()) && !rig.is_closed());
 }
 
 /// A peer that has closed its sending side still gets the answers to all its requests.

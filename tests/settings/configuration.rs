@@ -32,6 +32,7 @@ fn files(place: &Place) -> Vec<(String, String)> {
             Some(member @ ("tls_cert_pem" | "#tls_cert_pem")) => format!("{member} = \"{cert}\""),
             Some(member @ ("tls_key_pem" | "#tls_key_pem")) => format!("{member} = \"{key}\""),
             Some("#client_ca_pem") => format!("#client_ca_pem = \"{cert}\""),
+            Some("#server_ca_pem") => format!("#server_ca_pem = \"{cert}\""),
             Some("mtls_client_ca_pem") => format!("mtls_client_ca_pem = \"{cert}\""),
             Some("PKCS11_HSM_MODULE") => "PKCS11_HSM_MODULE = \"MODULE\"".to_owned(),
             Some("#key_file") => format!("#key_file = \"{}\"", audit_key.display()),
@@ -55,10 +56,14 @@ fn each_file_loads() {
             "settings.toml",
             "settings_cloudhsm.toml",
             "settings_docker.toml",
+            "settings_fortanix.toml",
             "settings_kryoptic.toml",
             "settings_luna.toml",
             "settings_nshield.toml",
+            "settings_primus.toml",
             "settings_softhsmv2.toml",
+            "settings_utimaco.toml",
+            "settings_vault.toml",
         ]
     );
     for (name, text) in &files {

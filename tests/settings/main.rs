@@ -16,6 +16,8 @@ mod policy;
 mod reference;
 mod schema;
 mod secrets;
+mod sources;
+mod syslog;
 mod tls_files;
 mod versions;
 mod warnings;
@@ -44,6 +46,7 @@ event_loops = 0
 proxy_protocol_from = ["10.0.0.0/8", "2001:db8::/32"]
 drain_delay_milli = 5000
 drain_timeout_milli = 5000
+load_balancer = "other"
 fleet_size = 1
 unready_at_clock_skew_secs = 270
 

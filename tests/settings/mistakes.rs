@@ -136,8 +136,9 @@ const CASES: &[Case] = &[
     case(("can_generate_iv = false\n", ""), "[hsm_cap", "hsm_capabilities.can_generate_iv", "missing", "profile"),
     case(("is_zero_iv_required = false\n", ""), "[hsm_cap", "hsm_capabilities.is_zero_iv_required", "missing", "profile"),
     case(("can_generate_iv = false", "can_generate_iv = false\nprofile = \"nshild\""), "nshild", "hsm_capabilities.profile", "nshild", "nshield"),
-    case(("can_generate_iv = false", "can_generate_iv = false\nprofile = \"x\""), "profile", "hsm_capabilities.profile", "not a profile", "cloudhsm, kryoptic"),
+    case(("can_generate_iv = false", "can_generate_iv = false\nprofile = \"x\""), "profile", "hsm_capabilities.profile", "not a profile", "cloudhsm, fortanix"),
     case(("can_generate_iv = false", "can_generate_iv = false\nprofile = \"yubihsm2\""), "yubi", "hsm_capabilities.profile", "no AES-GCM", "another HSM"),
+    case(("can_generate_iv = false", "can_generate_iv = false\nprofile = \"azure\""), "azure", "hsm_capabilities.profile", "no AES keys", "another HSM"),
     case(("can_generate_iv = false", "can_generate_iv = false\nprofile = \"luna\""), "can_gen", "hsm_capabilities.can_generate_iv", "contradicts", "can_generate_iv = true"),
     case(("can_generate_iv = false\nis_zero_iv_required = false", "can_generate_iv = true\nis_zero_iv_required = false\nprofile = \"nshield\""), "is_zero", "hsm_capabilities.is_zero_iv_required", "contradicts", "is_zero_iv_required = true"),
     // Grammar

@@ -47,6 +47,7 @@ fn base(place: &Place, section: &SectionSchema) -> Table {
                        versions = [{ label = \"key\" }]\n";
             text = text.replacen("max_in_flight = 100\n", key, 1);
         }
+        "syslog" => text.push_str("[[syslog]]\nserver = \"logs.example.com:6514\"\n"),
         "pkcs11.tokens" => text.push_str("[[pkcs11.tokens]]\nlabel = \"hsm\"\n"),
         _ => {}
     }
@@ -96,10 +97,16 @@ fn load(
         if of.path == "pkcs11.tokens" && member.name == "can_generate_iv" {
             table.insert("is_zero_iv_required".to_owned(), Value::Boolean(false));
         }
-        if of.path == "admin" && member.name.ends_with("_pem") {
+        if matches!(of.path, "admin" | "syslog") && member.name.ends_with("_pem") {
             for name in ["tls_cert_pem", "tls_key_pem"] {
                 table.insert(name.to_owned(), Value::from("nowhere"));
             }
+        }
+        if of.path == "syslog" && matches!(value.as_str(), Some("datagram" | "stream")) {
+            table.insert("server".to_owned(), Value::from("unix:/dev/log"));
+        }
+        if value.as_str() == Some("tcp") {
+            table.insert("allow_plain_remote".to_owned(), Value::Boolean(true));
         }
         table.insert(member.name.to_owned(), value);
     }

@@ -41,6 +41,50 @@ fn warnings_name_the_member_and_the_remedy() {
     }
 }
 
+/// A drain that ends before the load balancer has stopped opening connections is reported, where the
+/// file says that there is one. In a pod it has been deregistered too, which takes longer.
+#[test]
+fn drains_too_short_for_the_load_balancer() {
+    let place = Place::new();
+    let in_pod = |name: &str| (name == "KUBERNETES_SERVICE_HOST").then(|| "10.96.0.1".into());
+    let elsewhere = |_: &str| None;
+    let nlb = "load_balancer = \"nlb\"\n";
+    // The file has proxy_protocol_from: without load_balancer, the remedy tells of that member too.
+    for (said, milli, needed, in_a_pod) in [
+        (nlb, 59_999, Some("60000"), false),
+        (nlb, 60_000, None, false),
+        ("", 5_000, Some("or, for another load balancer, add load_balancer = \"other\""), false),
+        ("", 60_000, None, false),
+        (nlb, 119_999, Some("120000"), true),
+        (nlb, 120_000, None, true),
+        ("load_balancer = \"other\"\n", 0, None, true),
+    ] {
+        let text = edited("load_balancer = \"other\"\n", said)
+            .replace("drain_delay_milli = 5000", &format!("drain_delay_milli = {milli}"));
+        let environment: &dyn Fn(&str) -> _ = if in_a_pod { &in_pod } else { &elsewhere };
+        let (_, findings) = place.load_with(&text, false, environment).unwrap();
+        let Some(needed) = needed else {
+            let warnings: Vec<_> =
+                findings.iter().filter(|it| it.severity == Severity::Warning).collect();
+            assert!(warnings.is_empty(), "{warnings:?}");
+            continue;
+        };
+        let warning = only(&findings, Severity::Warning, "server.drain_delay_milli");
+        assert!(warning.remedy.contains(needed), "{warning}");
+        assert!(warning.position.is_some(), "{warning}");
+    }
+    // Where nothing tells of a load balancer, nothing is said, as in a developer's file.
+    let alone = edited("load_balancer = \"other\"\n", "")
+        .replace("proxy_protocol_from = [\"10.0.0.0/8\", \"2001:db8::/32\"]\n", "");
+    let (_, findings) = place.load_with(&alone, false, &in_pod).unwrap();
+    assert!(findings.iter().all(|it| it.severity != Severity::Warning), "{findings:?}");
+    // The default delay, without a line of its own, is reported at the member that tells.
+    let default = edited("load_balancer = \"other\"", "load_balancer = \"nlb\"")
+        .replace("drain_delay_milli = 5000\n", "");
+    let (_, findings) = place.load(&default).unwrap();
+    only(&findings, Severity::Warning, "server.load_balancer");
+}
+
 /// A store without a credential loads, as in the reference proxy's sample files, but can't be
 /// called. `mistakes` tests stores with an incomplete credential.
 #[test]
@@ -185,6 +229,11 @@ fn profiles_and_switches() {
         ("profile = \"nshield\"", IvMode::ZeroedBuffer),
         ("profile = \"cloudhsm\"", IvMode::ZeroedBuffer),
         ("profile = \"luna\"", IvMode::Appended),
+        ("profile = \"fortanix\"", IvMode::Random),
+        ("profile = \"primus\"", IvMode::Random),
+        ("profile = \"utimaco\"", IvMode::Random),
+        ("profile = \"vault\"", IvMode::Random),
+        ("profile = \"vault\"\nhandles_per_session = true", IvMode::Random),
         ("profile = \"luna\"\ncan_generate_iv = true", IvMode::Appended),
         (
             "profile = \"softhsm2\"\ncan_generate_iv = false\nis_zero_iv_required = true",

@@ -19,7 +19,7 @@ use crate::gcm::MadeIvs;
 use crate::keys::{self, Label, Labels};
 use crate::latency;
 use crate::marks;
-use crate::oddities::{Asked, Strays};
+use crate::oddities::{Asked, Numbers, Strays};
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 
@@ -55,6 +55,7 @@ pub struct Interposer {
     pub made_ivs: MadeIvs,
     pub asked: Asked,
     pub strays: Strays,
+    pub numbers: Numbers,
     pub labels: Labels,
     pub calls: Calls,
     pub settings: ArcSwap<Settings>,
@@ -95,6 +96,7 @@ pub fn start() -> Result<&'static Interposer, &'static str> {
             made_ivs: MadeIvs::default(),
             asked: Asked::default(),
             strays: Strays::default(),
+            numbers: Numbers::default(),
             labels: Labels::default(),
             calls: Calls::new(),
             settings: ArcSwap::from_pointee(settings),
@@ -126,6 +128,25 @@ impl Interposer {
             return Ok(Call::default());
         }
         self.act(&settings, function, target)
+    }
+
+    /// Returns the real module's handle of an object; `None` if the session has no such object.
+    pub fn real_handle(
+        &self,
+        session: CK_SESSION_HANDLE,
+        object: CK_OBJECT_HANDLE,
+    ) -> Option<CK_OBJECT_HANDLE> {
+        match self.settings.load().odd.handles_of_sessions {
+            true => self.numbers.real(session, object),
+            false => Some(object),
+        }
+    }
+
+    /// Replaces the real module's handles by those that the application gets.
+    pub fn given_handles(&self, session: CK_SESSION_HANDLE, handles: &mut [CK_OBJECT_HANDLE]) {
+        if self.settings.load().odd.handles_of_sessions {
+            self.numbers.number(session, handles);
+        }
     }
 
     /// Returns whether a call is forwarded, given whether it has a buffer for its output.
@@ -224,6 +245,7 @@ impl Interposer {
         self.labels.sessions_closed(self.sessions.slot_of(session), |closed| closed == session);
         self.sessions.closed(session);
         self.made_ivs.forget(session);
+        self.numbers.forget(session);
     }
 
     /// Forgets all sessions of a slot, or of all slots.

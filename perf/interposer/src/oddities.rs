@@ -43,6 +43,9 @@ pub struct Oddities {
     pub no_iv_bits: bool,
     /// The arguments that C_Initialize accepts.
     pub initialize: Initialize,
+    /// Set if each session numbers the objects that it finds, so that a handle of another session
+    /// is invalid or another object's.
+    pub handles_of_sessions: bool,
     /// Set if C_Initialize opens /dev/zero without O_CLOEXEC and leaves it open.
     pub leaves_open: bool,
 }
@@ -207,6 +210,42 @@ impl Strays {
     }
 }
 
+/// Handles of sessions that number the objects they find, from 1 on: the real module's handles, in
+/// the order of the numbers.
+#[derive(Default)]
+pub struct Numbers(Mutex<HashMap<CK_SESSION_HANDLE, Vec<CK_OBJECT_HANDLE>>>);
+
+impl Numbers {
+    /// Replaces the real module's handles by the session's numbers.
+    pub fn number(&self, session: CK_SESSION_HANDLE, handles: &mut [CK_OBJECT_HANDLE]) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.entry(session).or_default();
+        for handle in handles {
+            let place = known.iter().position(|real| real == handle).unwrap_or_else(|| {
+                known.push(*handle);
+                known.len() - 1
+            });
+            *handle = place as CK_OBJECT_HANDLE + 1;
+        }
+    }
+
+    /// Returns the real module's handle of the object with that number in the session.
+    pub fn real(
+        &self,
+        session: CK_SESSION_HANDLE,
+        number: CK_OBJECT_HANDLE,
+    ) -> Option<CK_OBJECT_HANDLE> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = usize::try_from(number).ok()?.checked_sub(1)?;
+        known.get(&session)?.get(place).copied()
+    }
+
+    /// Forgets a session that is about to be closed.
+    pub fn forget(&self, session: CK_SESSION_HANDLE) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&session);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +269,23 @@ mod tests {
         assert_eq!(given, [2, 1, 0]);
         strays.begin(1, 3);
         assert_eq!((strays.give(2, &mut handles), strays.give(1, &mut handles)), (0, 2));
+    }
+
+    /// Each session numbers its objects in the order in which it finds them.
+    #[test]
+    fn numbers() {
+        let numbers = Numbers::default();
+        let (mut there, mut back) = ([50, 70], [70, 50]);
+        numbers.number(1, &mut there);
+        numbers.number(2, &mut back);
+        assert_eq!((there, back), ([1, 2], [1, 2]));
+        assert_eq!((numbers.real(1, 1), numbers.real(2, 1)), (Some(50), Some(70)));
+        assert_eq!(
+            (numbers.real(1, 0), numbers.real(1, 3), numbers.real(3, 1)),
+            (None, None, None)
+        );
+        numbers.forget(1);
+        assert_eq!(numbers.real(1, 1), None);
     }
 
     /// Fields are filled completely.

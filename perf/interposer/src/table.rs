@@ -96,7 +96,6 @@ forward_on! { forward_change Slot(slot: CK_SLOT_ID):
 
 forward_on! { forward_change Session(session: CK_SESSION_HANDLE):
     C_Logout();
-    C_DestroyObject(a: CK_OBJECT_HANDLE);
     C_SetAttributeValue(a: CK_OBJECT_HANDLE, b: CK_ATTRIBUTE_PTR, c: CK_ULONG);
 }
 
@@ -230,6 +229,9 @@ unsafe extern "C" fn C_GetAttributeValue(
             }
             return CKR_ATTRIBUTE_TYPE_INVALID;
         }
+        let Some(object) = interposer::get().and_then(|it| it.real_handle(session, object)) else {
+            return CKR_OBJECT_HANDLE_INVALID;
+        };
         let code = call_real!(real, C_GetAttributeValue, session, object, template, attributes);
         let settings = interposer::get().map(|it| it.settings.load());
         let hidden = settings.as_ref().map_or(&[][..], |settings| &settings.odd.attributes_hidden);
@@ -259,6 +261,10 @@ unsafe extern "C" fn C_GenerateKey(
             return CKR_TEMPLATE_INCONSISTENT;
         }
         let code = call_real!(real, C_GenerateKey, session, mechanism, template, attributes, key);
+        with_sessions(code, |interposer| {
+            // SAFETY: the application's memory, where the real module has written the handle.
+            interposer.given_handles(session, std::slice::from_mut(unsafe { &mut *key }));
+        });
         let fails = interposer::get().and_then(|it| it.settings.load().odd.new_key_fails_with);
         fails.filter(|_| code == CKR_OK).unwrap_or(code)
     })
@@ -304,7 +310,24 @@ unsafe extern "C" fn C_FindObjects(
             unsafe { *found = strays as CK_ULONG };
             return CKR_OK;
         }
-        call_real!(real, C_FindObjects, session, objects, max_objects, found)
+        let code = call_real!(real, C_FindObjects, session, objects, max_objects, found);
+        with_sessions(code, |interposer| {
+            // SAFETY: the application's memory for the count, which the real module has written.
+            let found = usize::try_from(unsafe { *found }).unwrap_or(0).min(handles.len());
+            interposer.given_handles(session, &mut handles[..found]);
+        })
+    })
+}
+
+unsafe extern "C" fn C_DestroyObject(
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+) -> CK_RV {
+    forward_change(Function::C_DestroyObject, Target::Session(session), |real| {
+        let Some(object) = interposer::get().and_then(|it| it.real_handle(session, object)) else {
+            return CKR_OBJECT_HANDLE_INVALID;
+        };
+        call_real!(real, C_DestroyObject, session, object)
     })
 }
 
@@ -357,6 +380,9 @@ unsafe extern "C" fn C_EncryptInit(
     let Some(interposer) = interposer::get() else {
         return CKR_GENERAL_ERROR;
     };
+    let Some(key) = interposer.real_handle(session, key) else {
+        return CKR_KEY_HANDLE_INVALID;
+    };
     forward_beginning(Function::C_EncryptInit, session, key, |real| {
         let settings = interposer.settings.load();
         let (mode, ivs) = (settings.emulation.iv, &interposer.made_ivs);
@@ -376,6 +402,9 @@ unsafe extern "C" fn C_DecryptInit(
 ) -> CK_RV {
     let Some(interposer) = interposer::get() else {
         return CKR_GENERAL_ERROR;
+    };
+    let Some(key) = interposer.real_handle(session, key) else {
+        return CKR_KEY_HANDLE_INVALID;
     };
     forward_beginning(Function::C_DecryptInit, session, key, |real| {
         let settings = interposer.settings.load();

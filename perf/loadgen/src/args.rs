@@ -123,6 +123,29 @@ pub struct RunArguments {
     /// Open loop: FROM:TO:STEP requests per second, for --seconds each
     #[arg(long, value_parser = parse_ramp, help_heading = "Load")]
     ramp: Option<Ramp>,
+    /// End the ramp when the proxy no longer keeps within the limits below, and recommend sessions
+    /// and replicas
+    #[arg(
+        long,
+        help_heading = "Recommendation",
+        requires = "ramp",
+        conflicts_with_all = ["round_trips", "plots", "requests", "announce"]
+    )]
+    pub recommend: bool,
+    /// Highest 99th percentile in milliseconds
+    #[arg(long, default_value_t = 100.0, value_parser = parse_milli, help_heading = "Recommendation", requires = "recommend")]
+    pub max_p99_milli: f64,
+    /// Highest share of requests, in percent, that fail or take longer than KMS's 250 ms
+    #[arg(long, default_value_t = 0.1, value_parser = parse_percent, help_heading = "Recommendation", requires = "recommend")]
+    pub max_failed_percent: f64,
+    /// Requests per second that the replicas together must handle while one is down; by default the
+    /// quota of a key store
+    #[arg(long, default_value = "1800", value_parser = parse_rate, help_heading = "Recommendation", requires = "recommend")]
+    pub wanted_rate: f64,
+    /// IP:PORT of the proxy's admin listener, for the time that calls spend in the HSM [default:
+    /// from the settings, if it has no TLS]
+    #[arg(long, help_heading = "Recommendation", requires = "recommend")]
+    metrics: Option<SocketAddr>,
     /// Open loop: random arrivals (Poisson) instead of evenly spaced ones
     #[arg(long, help_heading = "Load")]
     pub poisson: bool,
@@ -245,6 +268,18 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     }
 }
 
+fn parse_milli(text: &str) -> Result<f64, String> {
+    let milli: f64 = text.parse().map_err(|_| "milliseconds are a number")?;
+    let is_valid = (0.1..=60_000.0).contains(&milli);
+    if is_valid { Ok(milli) } else { Err("milliseconds are 0.1 to 60,000".into()) }
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let percent: f64 = text.parse().map_err(|_| "a percentage is a number")?;
+    let is_valid = (0.0..=100.0).contains(&percent);
+    if is_valid { Ok(percent) } else { Err("a percentage is 0 to 100".into()) }
+}
+
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "seconds are a number")?;
     if (0.0..=MAX_SECONDS).contains(&seconds) {
@@ -270,6 +305,18 @@ fn parse_ramp(text: &str) -> Result<Ramp, String> {
 }
 
 impl RunArguments {
+    /// Address of the proxy's admin listener, if it is known and speaks plain HTTP.
+    ///
+    /// # Errors
+    /// The settings file cannot be read.
+    pub fn metrics(&self) -> Result<Option<SocketAddr>, String> {
+        let of_settings = || match &self.settings {
+            Some(file) => ProxySettings::read(file).map(|settings| settings.admin_address()),
+            None => Ok(None),
+        };
+        self.metrics.map_or_else(of_settings, |address| Ok(Some(address)))
+    }
+
     /// The run's phases.
     ///
     /// # Errors
@@ -375,6 +422,12 @@ impl RunArguments {
             server_name: ServerName::try_from(self.server_name.clone())
                 .map_err(|error| format!("--server-name: {error}"))?,
         })
+    }
+
+    /// Length of the unmeasured load before a measured one.
+    #[must_use]
+    pub fn warm_up(&self) -> Duration {
+        self.warm_up
     }
 
     /// Time after which a request counts as failed.

@@ -8,6 +8,8 @@
 //!   worker    a thread's event loop: schedule says when, request builds and sigv4 signs,
 //!             connection sends, response reads, check compares, stats counts
 //! results   JSON and summary            plot        SVG
+//! ramp      runs at rising rates, until the proxy cannot keep up; metrics  the proxy's own
+//!   recommendation   sessions and replicas, from those runs
 //! ```
 //!
 //! Latency is measured from the time at which a request was due, so that a proxy cannot hide a
@@ -20,9 +22,12 @@ mod ciphertext;
 mod client;
 mod connection;
 mod corpus;
+mod metrics;
 mod plot;
 mod pool;
 mod process;
+mod ramp;
+mod recommendation;
 mod request;
 mod response;
 mod results;
@@ -44,13 +49,17 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::args::{Arguments, Command, PlotArguments, PlotKind, RunArguments};
+use crate::recommendation::Recommendation;
 use crate::results::Results;
 
 /// Exit code after wrong answers. Refused and lost requests are figures and not errors.
 const WRONG_ANSWERS: u8 = 2;
+/// Exit code of a ramp whose lowest rate exceeds the limits already.
+const NO_RATE: u8 = 3;
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Run(arguments) if arguments.recommend => recommend(&arguments),
         Command::Run(arguments) => load(&arguments),
         Command::Plot(arguments) => plot_files(&arguments).map(|()| ExitCode::SUCCESS),
         Command::MakeCert { directory, client_name } => {
@@ -87,6 +96,25 @@ fn load(arguments: &RunArguments) -> Result<ExitCode, String> {
         }
     }
     Ok(if has_wrong_answers { ExitCode::from(WRONG_ANSWERS) } else { ExitCode::SUCCESS })
+}
+
+fn recommend(arguments: &RunArguments) -> Result<ExitCode, String> {
+    let ramp = ramp::run(arguments)?;
+    let recommendation = Recommendation::of(&ramp);
+    if !arguments.quiet {
+        print!("{}", recommendation.text(&ramp));
+    }
+    if let Some(file) = &arguments.json {
+        let value = serde_json::json!({"ramp": ramp, "recommendation": recommendation});
+        let json = serde_json::to_string_pretty(&value).map_err(|error| error.to_string())?;
+        write(file, &json)?;
+    }
+    let is_wrong = ramp.steps.iter().any(|step| step.has_wrong_answers);
+    Ok(match (is_wrong, recommendation.max_rate) {
+        (true, _) => ExitCode::from(WRONG_ANSWERS),
+        (false, None) => ExitCode::from(NO_RATE),
+        (false, Some(_)) => ExitCode::SUCCESS,
+    })
 }
 
 fn plot_files(arguments: &PlotArguments) -> Result<(), String> {

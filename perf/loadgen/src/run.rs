@@ -16,7 +16,7 @@ use crate::results::{
     Failure, Generator, PhaseSummary, Point, Results, Server, latency, millis, percentiles, ratio,
     summary,
 };
-use crate::schedule::{Pace, nanos};
+use crate::schedule::{Pace, Phase, nanos};
 use crate::stats::{Interval, Stats, Tally};
 use crate::target::Target;
 use crate::worker::{self, Plan, Report, Share};
@@ -30,57 +30,84 @@ const ANNOUNCEMENT: &str = "measuring";
 /// Time between two updates of the progress line.
 const PROGRESS: Duration = Duration::from_secs(1);
 
-/// Does a run.
+/// What runs of the same load at different rates share.
+pub struct Prepared<'a> {
+    arguments: &'a RunArguments,
+    target: Arc<Target>,
+    sizes: Sizes,
+    ciphertexts: Arc<[Arc<Ciphertext>]>,
+}
+
+impl<'a> Prepared<'a> {
+    /// Finds the target, and makes the ciphertexts for decrypts.
+    ///
+    /// # Errors
+    /// Reason why runs are not possible.
+    pub fn new(arguments: &'a RunArguments) -> Result<Self, String> {
+        let target = Arc::new(arguments.target()?);
+        let files = u64::from(arguments.connections) + u64::from(arguments.idle_connections);
+        let limit = raise_open_files();
+        if files + OTHER_FILES > limit {
+            return Err(format!("{files} connections are more than the {limit} files allowed"));
+        }
+        for pid in &arguments.pids {
+            cpu_time(*pid).ok_or_else(|| format!("there is no process {pid}"))?;
+        }
+        let sizes = Sizes {
+            plaintext_bytes: usize::try_from(arguments.plaintext_bytes).unwrap_or(0),
+            aad_bytes: usize::try_from(arguments.aad_bytes).unwrap_or(0),
+        };
+        let ciphertexts = ciphertexts(arguments, &target, sizes)?;
+        Ok(Self { arguments, target, sizes, ciphertexts })
+    }
+
+    /// Does a run with these phases.
+    ///
+    /// # Errors
+    /// Reason why the run was not possible.
+    pub fn run(&self, phases: Vec<Phase>) -> Result<Results, String> {
+        let arguments = self.arguments;
+        let total = phases.iter().map(|phase| phase.duration).sum();
+        let plan = Plan {
+            target: Arc::clone(&self.target),
+            ciphertexts: Arc::clone(&self.ciphertexts),
+            has_round_trips: arguments.round_trips,
+            sizes: self.sizes,
+            mix: arguments.mix.0.clone(),
+            phases,
+            is_poisson: arguments.poisson,
+            timeout: arguments.timeout(),
+            is_checked: !arguments.no_check,
+            requests_per_connection: arguments.requests_per_connection,
+            interval: arguments.interval(total),
+            threads: usize::try_from(arguments.threads.min(arguments.connections)).unwrap_or(1),
+            run_id: fastrand::u64(..),
+        };
+        let measured = std::thread::scope(|scope| {
+            let (reports, inbox) = mpsc::channel();
+            let mut starts = Vec::new();
+            for thread in 0..plan.threads {
+                let share = share(arguments, thread, plan.threads);
+                let (start, start_inbox) = mpsc::channel();
+                let (plan, reports) = (&plan, reports.clone());
+                starts.push(start);
+                scope.spawn(move || worker::run(plan, share, &reports, &start_inbox));
+            }
+            drop(reports);
+            Run { arguments, plan: &plan, inbox }.measure(&starts)
+        })?;
+        let verified = check::verify(&self.target, &measured.samples);
+        Ok(results(arguments, &plan, &measured, verified))
+    }
+}
+
+/// Does the run that the arguments describe.
 ///
 /// # Errors
 /// Reason why the run was not possible.
 pub fn run(arguments: &RunArguments) -> Result<Results, String> {
-    let target = Arc::new(arguments.target()?);
     let phases = arguments.phases()?;
-    let files = u64::from(arguments.connections) + u64::from(arguments.idle_connections);
-    let limit = raise_open_files();
-    if files + OTHER_FILES > limit {
-        return Err(format!("{files} connections are more than the {limit} files allowed"));
-    }
-    for pid in &arguments.pids {
-        cpu_time(*pid).ok_or_else(|| format!("there is no process {pid}"))?;
-    }
-    let sizes = Sizes {
-        plaintext_bytes: usize::try_from(arguments.plaintext_bytes).unwrap_or(0),
-        aad_bytes: usize::try_from(arguments.aad_bytes).unwrap_or(0),
-    };
-    let ciphertexts = ciphertexts(arguments, &target, sizes)?;
-    let total = phases.iter().map(|phase| phase.duration).sum();
-    let plan = Plan {
-        target: Arc::clone(&target),
-        ciphertexts,
-        has_round_trips: arguments.round_trips,
-        sizes,
-        mix: arguments.mix.0.clone(),
-        phases,
-        is_poisson: arguments.poisson,
-        timeout: arguments.timeout(),
-        is_checked: !arguments.no_check,
-        requests_per_connection: arguments.requests_per_connection,
-        interval: arguments.interval(total),
-        threads: usize::try_from(arguments.threads.min(arguments.connections)).unwrap_or(1),
-        run_id: fastrand::u64(..),
-    };
-    let measured = std::thread::scope(|scope| {
-        let (reports, inbox) = mpsc::channel();
-        let mut starts = Vec::new();
-        for thread in 0..plan.threads {
-            let share = share(arguments, thread, plan.threads);
-            let (start, start_inbox) = mpsc::channel();
-            let (plan, reports) = (&plan, reports.clone());
-            starts.push(start);
-            scope.spawn(move || worker::run(plan, share, &reports, &start_inbox));
-        }
-        drop(reports);
-        Run { arguments, plan: &plan, inbox }.measure(&starts)
-    })?;
-    let verified = check::verify(&target, &measured.samples);
-    Ok(results(arguments, &plan, &measured, verified))
+    Prepared::new(arguments)?.run(phases)
 }
 
 fn ciphertexts(

@@ -11,6 +11,7 @@ pub struct ProxySettings {
     server: Server,
     #[serde(default)]
     security: Security,
+    admin: Option<Admin>,
     external_key_stores: Vec<Store>,
 }
 
@@ -20,6 +21,24 @@ struct Server {
     port: u16,
     region: String,
     service: String,
+}
+
+/// `[admin]`
+#[derive(Debug, Deserialize)]
+struct Admin {
+    #[serde(default = "loopback")]
+    ip: IpAddr,
+    port: u16,
+    tls_cert_pem: Option<String>,
+}
+
+fn loopback() -> IpAddr {
+    Ipv4Addr::LOCALHOST.into()
+}
+
+/// Returns loopback for all addresses.
+fn connectable(ip: IpAddr) -> IpAddr {
+    if ip.is_unspecified() { loopback() } else { ip }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -93,9 +112,14 @@ impl ProxySettings {
     /// Returns the address to connect to: loopback if the proxy listens on all addresses.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        let ip = self.server.ip;
-        let ip = if ip.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip };
-        SocketAddr::new(ip, self.server.port)
+        SocketAddr::new(connectable(self.server.ip), self.server.port)
+    }
+
+    /// Returns the address of the admin listener, if there is one without TLS.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        let admin = self.admin.as_ref().filter(|admin| admin.tls_cert_pem.is_none())?;
+        Some(SocketAddr::new(connectable(admin.ip), admin.port))
     }
 
     /// `[server] region`

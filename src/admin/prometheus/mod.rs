@@ -3,6 +3,7 @@
 mod key_usage;
 mod key_versions;
 mod store_label;
+mod syslog;
 mod tokens;
 
 use std::time::SystemTime;
@@ -26,6 +27,7 @@ pub(super) fn expose(sources: &Sources) -> String {
     about(&mut text, sources);
     settings(&mut text, &sources.metrics);
     audit(&mut text, sources);
+    syslog::syslog(&mut text, &sources.syslog.stats());
     requests(&mut text, &sources.metrics);
     durations(&mut text, &sources.metrics);
     connections(&mut text, sources);

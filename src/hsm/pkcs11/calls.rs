@@ -5,6 +5,7 @@ mod health_check;
 mod lost_keys;
 mod make_key;
 mod operations;
+mod own_handle;
 mod prove;
 
 use cryptoki_sys::CKR_USER_NOT_LOGGED_IN;
@@ -14,6 +15,7 @@ use super::gcm::IvStock;
 use super::known_good::{KnownGood, SessionKey};
 use super::native_session::NativeSession;
 use super::opened::Opened;
+use super::own_handles::OwnHandles;
 use super::shared::Shared;
 use super::trouble::{NO_SESSION, fault_of};
 use crate::hsm::backend::{Blame, Fault};
@@ -30,6 +32,7 @@ pub(super) struct Calls {
     /// A ciphertext made with another key, used to attribute faults.
     pub(super) evidence: Option<KnownGood>,
     pub(super) session_key: SessionKey,
+    own_handles: OwnHandles,
 }
 
 impl Calls {
@@ -42,6 +45,7 @@ impl Calls {
             known_good: None,
             evidence: None,
             session_key: SessionKey::Untried,
+            own_handles: OwnHandles::default(),
         }
     }
 

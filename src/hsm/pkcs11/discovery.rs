@@ -37,6 +37,8 @@ const MAX_OPERATION_BYTES: usize = 256 * 1024;
 const TAMPERINGS: usize = 8;
 /// Number of encryptions that are timed.
 const TIMED_ENCRYPTIONS: usize = 101;
+/// Number of keys whose handles are compared in two sessions.
+const KEYS_COMPARED: usize = 16;
 const IV_MODES: [IvMode; 3] = [IvMode::ZeroedBuffer, IvMode::Appended, IvMode::Random];
 
 /// Forms of calls to try, the usual one first.
@@ -130,6 +132,9 @@ pub struct Findings {
     pub has_messages: Option<bool>,
     /// True if the token makes session keys.
     pub makes_session_keys: bool,
+    /// True if two sessions have different handles of a key; `None` if the token has no key that the
+    /// settings name.
+    pub has_handles_of_sessions: Option<bool>,
     /// Median durations of C_EncryptInit and C_Encrypt.
     pub encryption: Option<(Duration, Duration)>,
     /// Codes of failed decryptions of tampered ciphertexts.
@@ -159,7 +164,9 @@ impl Findings {
                 None => limit.is_none(),
                 Some(_) => limit.is_some_and(|limit| limit <= self.max_operation_bytes),
             };
+            let of_sessions = profile.rules.has_handles_of_sessions;
             self.iv_mode == Some(profile.iv_mode)
+                && self.has_handles_of_sessions.is_none_or(|found| found == of_sessions)
                 && self.bad_tag_codes.iter().all(is_told)
                 && fits_limit
         })
@@ -198,10 +205,12 @@ pub fn run_counted(
 ) -> Result<Findings, DiscoveryError> {
     let labels = Labels::new(labels.to_vec(), true, None, Vec::new());
     let labels = Arc::new(labels.counted_in(usage));
-    // Only this session logs in; the others share its login, so the PIN is tried only once.
-    let first = Trial::of(config, IvMode::Random, &labels)?;
-    let token = first.token.describe();
+    // Each trial has a single session, whose handles are its own in any case.
     let mut config = config.clone();
+    config.rules.has_handles_of_sessions = false;
+    // Only this session logs in; the others share its login, so the PIN is tried only once.
+    let mut first = Trial::of(&config, IvMode::Random, &labels)?;
+    let token = first.token.describe();
     let (iv_modes, mut working) = try_forms(&mut config, &labels)?;
     let (config, form) = (&config, config.rules.form);
     let mut findings = Findings {
@@ -212,6 +221,7 @@ pub fn run_counted(
         interfaces: first.interfaces(),
         has_messages: first.has_messages(),
         makes_session_keys: first.makes_session_keys,
+        has_handles_of_sessions: None,
         encryption: None,
         bad_tag_codes: Vec::new(),
         bad_tag_oddities: Vec::new(),
@@ -228,6 +238,7 @@ pub fn run_counted(
     drop(working);
     let iv_mode = trial.token.config().iv_mode;
     findings.iv_mode = Some(iv_mode);
+    findings.has_handles_of_sessions = have_own_handles(&mut first, &mut trial, &labels);
     findings.encryption = trial.time_encryption();
     trial.tamper(&mut findings);
     (findings.max_operation_bytes, findings.too_large) = trial.largest();
@@ -429,6 +440,24 @@ impl Trial {
         }
         (works, fails.map(|(_, why)| why.to_string()))
     }
+}
+
+/// Returns whether two sessions have different handles of a key; `None` if they find none.
+fn have_own_handles(one: &mut Trial, other: &mut Trial, labels: &Labels) -> Option<bool> {
+    let handle = |trial: &mut Trial, label: &str| {
+        let found = trial
+            .session
+            .call(|calls, token| Ok(token.keys.search(calls.session()?, label).ok().flatten()));
+        found.ok().flatten().map(|key| key.handle)
+    };
+    let labels = labels.now();
+    let names = labels.all().iter().take(KEYS_COMPARED);
+    // In opposite orders, since a module may number the objects that a session finds.
+    let there: Vec<_> = names.clone().map(|name| handle(one, name)).collect();
+    let mut back: Vec<_> = names.rev().map(|name| handle(other, name)).collect();
+    back.reverse();
+    let found = there.into_iter().zip(back).filter_map(|(one, other)| Some(one? != other?));
+    found.reduce(|some, differs| some | differs)
 }
 
 /// Returns the handle of a new session key, or else that of one of the token's keys that the

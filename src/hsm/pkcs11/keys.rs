@@ -21,6 +21,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 
 use super::labels::Labels;
+use super::own_handles::Handles;
 use crate::hsm::key_date::Date;
 use crate::hsm::witness::Witnesses;
 use crate::job::KeyIndex;
@@ -44,6 +45,8 @@ pub struct KeyCache {
     same_objects: SameObjects,
     end_dates: EndDates,
     entries: RwLock<Vec<Entry>>,
+    /// The kind of handles in `entries`.
+    handles: Handles,
     /// Number of times that all handles have been forgotten.
     era: AtomicU64,
     /// True if labels have been added since the last listing.
@@ -69,6 +72,7 @@ impl KeyCache {
             same_objects: SameObjects::default(),
             end_dates: EndDates::default(),
             entries,
+            handles: Handles::OfToken,
             era: AtomicU64::new(0),
             has_new: AtomicBool::new(false),
             is_stale: AtomicBool::new(false),
@@ -78,10 +82,28 @@ impl KeyCache {
         }
     }
 
+    /// Sets the kind of handles that the token's module has. Must be called before the first search.
+    #[must_use]
+    pub fn with_handles(self, handles: Handles) -> Self {
+        Self { handles, ..self }
+    }
+
     /// Returns the labels whose keys are cached.
     #[must_use]
     pub fn labels(&self) -> &Labels {
         &self.labels
+    }
+
+    /// Returns the kind of handles that the cached keys have.
+    #[must_use]
+    pub fn handles(&self) -> Handles {
+        self.handles
+    }
+
+    /// Returns how many times all handles have been forgotten.
+    #[must_use]
+    pub fn era(&self) -> u64 {
+        self.era.load(Ordering::Acquire)
     }
 
     /// Returns the fleet's witnesses.

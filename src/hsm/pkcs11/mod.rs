@@ -24,6 +24,7 @@ pub mod native;
 pub mod native_session;
 mod one_part;
 mod opened;
+mod own_handles;
 pub mod pin_tries;
 pub mod profiles;
 pub mod refusals;

@@ -1,7 +1,8 @@
 //! The profiles that `[hsm_capabilities] profile` names: rules for each make of HSM.
 //!
 //! The rules come from vendors' documentation or from `xks-proxy probe-hsm` run on the module.
-//! Where neither is available, a rule has a conservative default.
+//! Where neither is available, a rule has a conservative default. What is known of each vendor, with
+//! its source, is at the head of the settings file in `configuration/`; "(?)" marks what is not.
 
 use cryptoki_sys::{CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR};
 
@@ -26,16 +27,24 @@ const CAREFUL: Rules = Rules {
     form: GcmForm { asks_length: false, has_no_iv_bits: false },
     appended_iv_bits: 0,
     makes_deterministic_ivs: false,
+    has_handles_of_sessions: false,
 };
 
 /// All profiles, in alphabetical order.
-pub const PROFILES: [Profile; 7] = [
+pub const PROFILES: [Profile; 11] = [
     Profile {
         name: "cloudhsm",
         iv_mode: IvMode::ZeroedBuffer,
         // The codes for a bad tag are not documented, and CKR_FUNCTION_FAILED may mean throttling,
         // so each ambiguous code is followed by a known-good operation.
         rules: Rules { max_operation_bytes: Some(16 * 1024), is_read_write_only: true, ..CAREFUL },
+    },
+    Profile {
+        name: "fortanix",
+        // (?) The service takes a caller's IV or makes one; the library is not known to be able to
+        // pass on the latter.
+        iv_mode: IvMode::Random,
+        rules: CAREFUL,
     },
     Profile {
         name: "kryoptic",
@@ -66,10 +75,30 @@ pub const PROFILES: [Profile; 7] = [
         rules: Rules { bad_tag_codes: Some(&[]), ..CAREFUL },
     },
     Profile {
+        name: "primus",
+        // (?) The vendor's pages do not say who makes the IV; other products use CKM_AES_GCM with an
+        // IV of their own.
+        iv_mode: IvMode::Random,
+        rules: CAREFUL,
+    },
+    Profile {
         name: "softhsm2",
         iv_mode: IvMode::Random,
         // SoftHSM2 up to version 2.6.1 returns this code.
         rules: Rules { bad_tag_codes: Some(&[CKR_GENERAL_ERROR]), ..CAREFUL },
+    },
+    Profile {
+        name: "utimaco",
+        // (?) The vendor's manuals are not public; other products use CKM_AES_GCM with an IV of
+        // their own.
+        iv_mode: IvMode::Random,
+        rules: CAREFUL,
+    },
+    Profile {
+        name: "vault",
+        // From version 0.1.3 of the library on; before, it was a zeroed buffer.
+        iv_mode: IvMode::Random,
+        rules: Rules { has_handles_of_sessions: true, ..CAREFUL },
     },
 ];
 

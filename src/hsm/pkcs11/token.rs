@@ -15,6 +15,7 @@ use super::module::Module;
 use super::native::{Error, LoadError};
 use super::native_session::NativeSession;
 use super::opened::Opened;
+use super::own_handles::Handles;
 use super::session::Pkcs11Session;
 use super::shared::Shared;
 use super::token_inventory;
@@ -47,7 +48,12 @@ impl Pkcs11Token {
         in_use: Arc<TokensInUse>,
     ) -> Result<Self, LoadError> {
         let module = Module::load(&config.module, config.initialize_parameters.as_deref())?;
-        let shared = Shared::new(module, config, member, in_use, KeyCache::new(labels, witnesses));
+        let handles = match config.rules.has_handles_of_sessions {
+            false => Handles::OfToken,
+            true => Handles::OfSessions,
+        };
+        let keys = KeyCache::new(labels, witnesses).with_handles(handles);
+        let shared = Shared::new(module, config, member, in_use, keys);
         Ok(Self { shared: Arc::new(shared), is_closed: AtomicBool::new(false) })
     }
 

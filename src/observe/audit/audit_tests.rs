@@ -205,7 +205,8 @@ fn link() -> (OwnedFd, OwnedFd) {
 /// Starts a process that takes over from `former`.
 fn successor(config: &AuditConfig, former: &Audit) -> Audit {
     let (old, new) = link();
-    let next = Audit::open_after(config, Some(new.try_clone().unwrap())).unwrap();
+    let next =
+        Audit::open_after(config, Some(new.try_clone().unwrap()), Copies::default()).unwrap();
     former.hand_over(old);
     next.take_over(config, new).unwrap();
     next
@@ -360,7 +361,7 @@ fn lines_are_written_before_they_are_sealed() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory);
     let former = Audit::open(&config).unwrap();
-    let audit = Audit::open_after(&config, Some(link().0)).unwrap();
+    let audit = Audit::open_after(&config, Some(link().0), Copies::default()).unwrap();
     let noted = Arc::new(Mutex::new(None));
     let file = config.directory.join("audit.jsonl");
     audit.set_checkpoint_key(Box::new(Noting { file, noted: Arc::clone(&noted) }));

@@ -53,6 +53,7 @@ use self::link::{Link, LogId};
 use self::queue::Queue;
 pub use self::queue::Reservation;
 pub use self::stats::AuditStats;
+use super::syslog::copies::Copies;
 use super::timestamp::{Rfc3339, since_1970};
 use crate::limits::{
     AUDIT_IDLE_INTERVAL, AUDIT_STOP_TIMEOUT, MAX_AUDIT_BACKLOG_BYTES, MAX_AUDIT_RELAY_WAIT,
@@ -78,16 +79,22 @@ impl Audit {
     /// The directory, a file, the state or the key cannot be read or written (the error names
     /// which), or the system cannot provide another thread.
     pub fn open(config: &AuditConfig) -> io::Result<Self> {
-        Self::open_after(config, None)
+        Self::open_after(config, None, Copies::default())
     }
 
     /// Opens the log like [`Self::open`]. The process at the other end of the socket, which this
-    /// one replaces, may keep the log for as long as it lives.
+    /// one replaces, may keep the log for as long as it lives. Forwarders get copies of the lines
+    /// that this process has written.
     ///
     /// # Errors
     /// Those of [`Self::open`].
-    pub fn open_after(config: &AuditConfig, predecessor: Option<OwnedFd>) -> io::Result<Self> {
-        let queue = Arc::new(Queue::new(MAX_AUDIT_BACKLOG_BYTES, config.when_full));
+    pub fn open_after(
+        config: &AuditConfig,
+        predecessor: Option<OwnedFd>,
+        copies: Copies,
+    ) -> io::Result<Self> {
+        let queue = Queue::new(MAX_AUDIT_BACKLOG_BYTES, config.when_full).with_copies(copies);
+        let queue = Arc::new(queue);
         let audit = Self { queue: Some(Arc::clone(&queue)) };
         let begun = match begin(config, &queue) {
             Ok(writer) => Some(Box::new(writer)),

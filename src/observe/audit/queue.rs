@@ -16,6 +16,7 @@ use super::link::{Link, LogId, Message};
 use super::stats::Counters;
 use crate::limits::{AUDIT_HANDOVER_MESSAGE_BYTES, MAX_AUDIT_EVENT_BYTES};
 use crate::observe::line_queue::LineQueue;
+use crate::observe::syslog::copies::Copies;
 
 /// The state shared by event loops and the writer. Lines in it lack the members that the writer
 /// adds.
@@ -30,6 +31,8 @@ pub(super) struct Queue {
     has_calls: AtomicBool,
     is_failing: AtomicBool,
     pub(super) counters: Counters,
+    /// The forwarders of lines that are in the file.
+    pub(super) copies: Copies,
     /// The key that seals checkpoints; locked by the writer while the HSM seals.
     pub(super) checkpoint_key: Mutex<Option<Box<dyn CheckpointKey>>>,
     /// The missing lines that the log reports.
@@ -65,6 +68,7 @@ impl Queue {
             has_calls: AtomicBool::new(false),
             is_failing: AtomicBool::new(false),
             counters: Counters::default(),
+            copies: Copies::default(),
             checkpoint_key: Mutex::new(None),
             gaps: Mutex::new(Gaps::new()),
             successor: Mutex::new(None),
@@ -72,6 +76,12 @@ impl Queue {
             senders: AtomicUsize::new(0),
             refuses_senders: AtomicBool::new(false),
         }
+    }
+
+    /// Makes forwarders get copies of the lines that are in the file.
+    pub(super) fn with_copies(mut self, copies: Copies) -> Self {
+        self.copies = copies;
+        self
     }
 
     /// Returns whether another process has the log.

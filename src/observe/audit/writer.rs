@@ -316,6 +316,7 @@ impl Writer {
             let counters = &self.queue.counters;
             counters.written.add(memchr_iter(b'\n', &self.out).count() as u64);
             counters.last_write_unix_secs.store(since_1970().as_secs(), Ordering::Relaxed);
+            self.queue.copies.push(&self.out);
             self.out.clear();
             self.written = 0;
             if self.queue.is_failing() {

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::limits::MAX_LOG_STRING_BYTES;
-use crate::observe::log::Log;
 use crate::observe::log::tests::{file_config, read_logged};
+use crate::observe::log::{Log, LogConfig};
+use crate::observe::syslog::copies::Copies;
 
 const AT: Duration = Duration::new(784_111_777, 123_456_000);
 
@@ -46,11 +47,8 @@ fn logged_with(
     work: impl FnOnce(&mut AccessLog, &Path),
 ) -> String {
     let directory = tempfile::tempdir().unwrap();
-    let log = Log::open(&crate::observe::log::LogConfig {
-        level,
-        ..file_config(directory.path(), format)
-    })
-    .unwrap();
+    let config = LogConfig { level, ..file_config(directory.path(), format) };
+    let log = Log::open(&config, Copies::default()).unwrap();
     let mut access_log = log.access_log();
     work(&mut access_log, directory.path());
     access_log.flush_buffer();

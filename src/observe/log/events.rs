@@ -102,10 +102,11 @@ mod tests {
     use super::*;
     use crate::observe::log::Log;
     use crate::observe::log::tests::{file_config, read_logged};
+    use crate::observe::syslog::copies::Copies;
 
     fn logged(format: LogFormat, events: impl FnOnce()) -> String {
         let directory = tempfile::tempdir().unwrap();
-        let log = Log::open(&file_config(directory.path(), format)).unwrap();
+        let log = Log::open(&file_config(directory.path(), format), Copies::default()).unwrap();
         let subscriber = tracing_subscriber::registry().with(log.event_layer());
         tracing::subscriber::with_default(subscriber, events);
         assert!(log.stop());

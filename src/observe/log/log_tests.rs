@@ -16,7 +16,8 @@ pub fn file_config(directory: &Path, format: LogFormat) -> LogConfig {
         rotation: Rotation::Never,
         mode: 0o640,
     };
-    LogConfig { stdout: false, file: Some(file), level: Level::INFO, format }
+    let journal = JournalForm::default();
+    LogConfig { stdout: false, file: Some(file), level: Level::INFO, format, journal }
 }
 
 /// Reads the log configured by [`file_config`].
@@ -36,7 +37,7 @@ fn file_names() {
         let directory = tempfile::tempdir().unwrap();
         let mut config = file_config(directory.path(), LogFormat::Text);
         config.file.as_mut().unwrap().rotation = rotation;
-        assert!(Log::open(&config).unwrap().stop());
+        assert!(Log::open(&config, Copies::default()).unwrap().stop());
         let names: Vec<_> = fs::read_dir(directory.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -51,17 +52,20 @@ fn file_names() {
 fn directories() {
     let directory = tempfile::tempdir().unwrap();
     let deep = directory.path().join("var").join("log");
-    Log::open(&file_config(&deep, LogFormat::Text)).unwrap();
+    Log::open(&file_config(&deep, LogFormat::Text), Copies::default()).unwrap();
     assert!(deep.join("calls").is_file());
 
     let below_a_file = deep.join("calls").join("sub");
-    let error = Log::open(&file_config(&below_a_file, LogFormat::Text)).err().unwrap();
+    let error =
+        Log::open(&file_config(&below_a_file, LogFormat::Text), Copies::default()).err().unwrap();
     assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
     assert!(error.to_string().contains(below_a_file.to_str().unwrap()), "{error}");
     assert!(error.to_string().contains("Not a directory"), "{error}");
 
     fs::create_dir(directory.path().join("calls")).unwrap();
-    let error = Log::open(&file_config(directory.path(), LogFormat::Text)).err().unwrap();
+    let error = Log::open(&file_config(directory.path(), LogFormat::Text), Copies::default())
+        .err()
+        .unwrap();
     assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
     assert!(error.to_string().contains(directory.path().join("calls").to_str().unwrap()));
 }
@@ -71,7 +75,8 @@ fn directories() {
 fn stop_writes_all() {
     const LINES: usize = 20_000;
     let directory = tempfile::tempdir().unwrap();
-    let log = Log::open(&file_config(directory.path(), LogFormat::Text)).unwrap();
+    let log =
+        Log::open(&file_config(directory.path(), LogFormat::Text), Copies::default()).unwrap();
     let mut access_log = log.access_log();
     for number in 0..LINES {
         access_log.write(&CallRecord {
@@ -96,7 +101,8 @@ fn stop_writes_all() {
 #[test]
 fn lines_after_the_stop_are_counted() {
     let directory = tempfile::tempdir().unwrap();
-    let log = Log::open(&file_config(directory.path(), LogFormat::Text)).unwrap();
+    let log =
+        Log::open(&file_config(directory.path(), LogFormat::Text), Copies::default()).unwrap();
     let mut access_log = log.access_log();
     assert!(log.stop());
     access_log.write(&CallRecord::default());
@@ -110,7 +116,8 @@ fn lines_after_the_stop_are_counted() {
 #[test]
 fn reopened_and_another_level() {
     let directory = tempfile::tempdir().unwrap();
-    let log = Log::open(&file_config(directory.path(), LogFormat::Text)).unwrap();
+    let log =
+        Log::open(&file_config(directory.path(), LogFormat::Text), Copies::default()).unwrap();
     let mut access_log = log.access_log();
     let mut write = |status, request_bytes| {
         access_log.write(&CallRecord {

@@ -4,6 +4,7 @@ pub mod access_log;
 mod config;
 mod events;
 mod file;
+mod journal;
 mod level;
 mod output;
 mod outputs;
@@ -22,15 +23,17 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Registry, reload};
 
 use self::access_log::AccessLog;
-pub use self::config::{LogConfig, LogFile, Rotation};
+pub use self::config::{JournalForm, LogConfig, LogFile, Rotation};
 use self::events::EventLayer;
 use self::file::RotatingFile;
+use self::journal::{Fielded, Prefixed};
 use self::level::SharedLevel;
 use self::output::Output;
 pub use self::outputs::LostLines;
 use self::outputs::Outputs;
 use self::sink::Sink;
 pub use super::line::LogFormat;
+use super::syslog::copies::Copies;
 use crate::limits::{LOG_STOP_TIMEOUT, MAX_LOG_BACKLOG_BYTES};
 
 /// The running log. Dropping it stops it.
@@ -42,13 +45,13 @@ pub struct Log {
     format: LogFormat,
 }
 
-/// Starts the log and sends tracing's events to it.
+/// Starts the log and sends tracing's events to it. Forwarders get copies of the lines.
 ///
 /// # Errors
 /// The directory or the file cannot be created or written (the error names it), the system cannot
 /// provide another thread, or the process already has a tracing subscriber.
-pub fn start(config: &LogConfig) -> io::Result<Log> {
-    let log = Log::open(config)?;
+pub fn start(config: &LogConfig, copies: Copies) -> io::Result<Log> {
+    let log = Log::open(config, copies)?;
     let (filter, handle) = reload::Layer::new(LevelFilter::from_level(config.level));
     let subscriber = tracing_subscriber::registry().with(filter).with(log.event_layer());
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
@@ -58,7 +61,7 @@ pub fn start(config: &LogConfig) -> io::Result<Log> {
 
 impl Log {
     /// Opens the outputs and starts their writers.
-    fn open(config: &LogConfig) -> io::Result<Self> {
+    fn open(config: &LogConfig, copies: Copies) -> io::Result<Self> {
         let mut outputs = Vec::new();
         if let Some(file) = &config.file {
             let file = file.clone();
@@ -67,11 +70,20 @@ impl Log {
         }
         if config.stdout {
             // This bypasses std's handle, whose lock a stuck output would hold.
-            let sink = Sink::of(File::from(io::stdout().as_fd().try_clone_to_owned()?));
+            let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+            let sink = match config.journal {
+                JournalForm::Fields if journal::is_journal(&stdout) => {
+                    Sink::of(Fielded::new(journal::SOCKET)?)
+                }
+                JournalForm::Priority if journal::is_journal(&stdout) => {
+                    Sink::of(Prefixed::new(stdout))
+                }
+                _ => Sink::of(stdout),
+            };
             outputs.push(Output::start("stdout", sink, config.format, MAX_LOG_BACKLOG_BYTES)?);
         }
         Ok(Self {
-            outputs: Outputs::new(outputs),
+            outputs: Outputs::new(outputs, copies),
             level: Arc::new(SharedLevel::new(config.level)),
             filter: Mutex::new(None),
             format: config.format,

@@ -3,30 +3,35 @@
 use std::sync::Arc;
 
 use super::output::Output;
+use crate::observe::syslog::copies::Copies;
 
-/// Up to two outputs, both of which get the same lines.
+/// Up to two outputs, and syslog, all of which get the same lines.
 #[derive(Clone)]
-pub(super) struct Outputs(Arc<[Arc<Output>]>);
+pub(super) struct Outputs {
+    outputs: Arc<[Arc<Output>]>,
+    copies: Copies,
+}
 
 impl Outputs {
-    pub(super) fn new(outputs: Vec<Arc<Output>>) -> Self {
-        Self(outputs.into())
+    pub(super) fn new(outputs: Vec<Arc<Output>>, copies: Copies) -> Self {
+        Self { outputs: outputs.into(), copies }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Output>> {
-        self.0.iter()
+        self.outputs.iter()
     }
 
     /// Creates a log without outputs.
     pub(super) fn none() -> Self {
-        Self(Arc::new([]))
+        Self { outputs: Arc::new([]), copies: Copies::default() }
     }
 
     /// Adds complete lines to each output.
     pub(super) fn push(&self, lines: &[u8]) {
-        for output in self.0.iter() {
+        for output in self.outputs.iter() {
             output.push(lines);
         }
+        self.copies.push(lines);
     }
 }
 

@@ -24,6 +24,7 @@ use crate::limits::{HSM_RETIRE_TIMEOUT, MAX_CHANGE_WAIT, MAX_START_WAIT};
 use crate::observe::audit::Audit;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
+use crate::observe::syslog::Syslog;
 use crate::proto::ServiceConfig;
 use crate::server::changes::Changes;
 use crate::server::lifecycle::Lifecycle;
@@ -52,6 +53,7 @@ pub(super) struct Reloader {
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: Arc<Log>,
     pub(super) audit: Audit,
+    pub(super) syslog: Syslog,
     pub(super) state: KeptState,
     /// The admin listener's certificate.
     pub(super) admin: Option<admin::Acceptor>,
@@ -187,6 +189,7 @@ impl Reloader {
         self.in_use.hsm.store(Arc::clone(&hsm));
         self.service = service;
         self.log.set_level(settings.tracing.level);
+        self.syslog.renew(&settings.syslog);
         self.metrics.clock_skew.set_unready_at(settings.server.unready_at_clock_skew);
         self.metrics.set_certificates(certificates::of_settings(&settings));
         if let (Some(acceptor), Some(tls)) =

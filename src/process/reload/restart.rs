@@ -1,6 +1,7 @@
 //! Differences between settings that need a restart or new sessions.
 
 use crate::hsm::config::TokenConfig;
+use crate::observe::syslog::SyslogConfig;
 use crate::settings::{Admin, Settings};
 
 /// Returns the members and sections of `new` that need a restart and that differ from the settings
@@ -29,12 +30,14 @@ pub(super) fn members(started: &Settings, new: &Settings) -> Vec<&'static str> {
             log.file.is_some() && other_log.file.is_some() && log.file != other_log.file,
         ),
         ("tracing.format", log.format != other_log.format),
+        ("tracing.journal", log.journal != other_log.journal),
         ("security.allow_core_dumps", security.allow_core_dumps != other_security.allow_core_dumps),
         ("security.landlock, landlock_read or landlock_write", landlock(started) != landlock(new)),
         ("pkcs11.exit_when_wedged", started.pkcs11.exit_when_wedged != new.pkcs11.exit_when_wedged),
         ("pkcs11.initialize_parameters", is_initialized_otherwise(started, new)),
         ("pkcs11_logger", started.pkcs11.environment != new.pkcs11.environment),
         ("audit", started.audit != new.audit),
+        ("syslog", !is_same_syslog(&started.syslog, &new.syslog)),
         ("state", started.state_directory != new.state_directory),
         ("admin.ip or port", address(&started.admin) != address(&new.admin)),
         (
@@ -45,6 +48,11 @@ pub(super) fn members(started: &Settings, new: &Settings) -> Vec<&'static str> {
         ),
     ];
     changed.into_iter().filter_map(|(name, is_changed)| is_changed.then_some(name)).collect()
+}
+
+/// Returns whether the same forwarders can go on, if with other certificates and keys.
+fn is_same_syslog(started: &[SyslogConfig], new: &[SyslogConfig]) -> bool {
+    started.len() == new.len() && started.iter().zip(new).all(|(one, other)| one.is_same(other))
 }
 
 /// Returns whether a module that is in use would need different parameters. A module is initialised

@@ -67,6 +67,12 @@ impl ErrorName {
         }
     }
 
+    /// Returns whether the HSM, or the way to it, has failed.
+    #[must_use]
+    pub fn is_of_the_hsm(self) -> bool {
+        matches!(self, Self::Internal | Self::DependencyTimeout)
+    }
+
     fn status(self) -> u16 {
         match self {
             Self::Validation

@@ -9,8 +9,19 @@ use crate::limits::{
 };
 
 const SESSIONS: Form = integer(1, MAX_SESSIONS_PER_TOKEN as u64, "sessions");
-const PROFILES: Form =
-    Form::OneOf(&["cloudhsm", "kryoptic", "luna", "nshield", "nss", "opencryptoki", "softhsm2"]);
+const PROFILES: Form = Form::OneOf(&[
+    "cloudhsm",
+    "fortanix",
+    "kryoptic",
+    "luna",
+    "nshield",
+    "nss",
+    "opencryptoki",
+    "primus",
+    "softhsm2",
+    "utimaco",
+    "vault",
+]);
 const IN_PKCS11: Absent = Absent::Described("that of `[pkcs11]`");
 const IN_CAPABILITIES: Absent = Absent::Described("that of `[hsm_capabilities]`");
 const BY_PROFILE: Absent = Absent::Described("`false`, or what the profile says");
@@ -182,6 +193,12 @@ pub(super) const TOKENS: SectionSchema = SectionSchema {
             IN_CAPABILITIES,
             "As in `[hsm_capabilities]`.",
         ),
+        optional(
+            "handles_per_session",
+            Form::Boolean,
+            IN_CAPABILITIES,
+            "As in `[hsm_capabilities]`.",
+        ),
     ],
 };
 
@@ -245,6 +262,13 @@ pub(super) const CAPABILITIES: SectionSchema = SectionSchema {
             Absent::Boolean(false),
             "Whether the HSM's documentation says that its vectors for AES-GCM are deterministic (NIST \
              SP 800-38D, 8.2.1), never random, so that no limit of 2^32 encryptions applies.",
+        ),
+        optional(
+            "handles_per_session",
+            Form::Boolean,
+            BY_PROFILE,
+            "Whether the handle of a key is valid only in the session that found it. Each session \
+             then searches for each key that it uses, and proves it, once.",
         ),
     ],
 };

@@ -11,8 +11,10 @@ mod operations;
 mod security;
 mod server;
 mod stores;
+mod syslog;
 
 pub use self::member::{Absent, Form, MemberSchema, SectionSchema};
+pub(super) use self::syslog::FACILITIES;
 
 /// All sections, in the order of the sample file.
 pub const SECTIONS: &[SectionSchema] = &[
@@ -35,6 +37,7 @@ pub const SECTIONS: &[SectionSchema] = &[
     hsm::CAPABILITIES,
     operations::ADMIN,
     operations::AUDIT,
+    syslog::SYSLOG,
     operations::STATE,
     operations::ENCRYPTION_COUNT,
 ];

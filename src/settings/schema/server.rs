@@ -57,6 +57,13 @@ pub(super) const SERVER: SectionSchema = SectionSchema {
             "After that, how long requests in flight may take to finish.",
         ),
         optional(
+            "load_balancer",
+            Form::OneOf(&["nlb", "other"]),
+            Absent::None,
+            "Load balancer in front: `\"nlb\"` is an AWS Network Load Balancer. It has no effect but \
+             that a `drain_delay_milli` too short for it is reported.",
+        ),
+        optional(
             "fleet_size",
             integer(1, u32::MAX as u64, "proxies"),
             Absent::Integer(1),
@@ -141,6 +148,13 @@ const TRACING_MEMBERS: &[MemberSchema] = &[
         Form::OneOf(&["text", "json"]),
         Absent::Text("text"),
         "One line of text, or one JSON object, for each event.",
+    ),
+    optional(
+        "journal",
+        Form::OneOf(&["priority", "fields", "plain"]),
+        Absent::Text("priority"),
+        "If standard output is systemd's journal: lines with their priority, entries with fields, or \
+         plain lines.",
     ),
     optional(
         "directory",

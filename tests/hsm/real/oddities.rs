@@ -221,6 +221,122 @@ fn forms_are_found() {
     });
 }
 
+/// Encrypts with both keys in several sessions at once. Returns the number of ciphertexts of each
+/// request's own key and of the other key, and of failures.
+fn encrypt_in_turn(caller: &mut Caller) -> [usize; 3] {
+    let values = [VALUE, [1; 32]];
+    let mut jobs = Vec::new();
+    let mut keys = Vec::new();
+    for n in 0..8 {
+        let key = n % 2;
+        let encryption = xks_proxy::job::Operation::Encrypt { cdiv: None };
+        let job = caller.job(request(key, encryption, b"x"), 5_000);
+        keys.push((job.reply_to.serial, key as usize));
+        jobs.push(job);
+    }
+    caller.hsm.submit(&mut jobs, &mut Vec::new());
+    let mut outcomes = [0; 3];
+    for answer in caller.wait(8) {
+        let (_, key) = keys.iter().find(|(serial, _)| *serial == answer.reply_to.serial).unwrap();
+        let Ok(xks_proxy::job::Success::Encrypted { iv, tag, .. }) = answer.outcome else {
+            outcomes[2] += 1;
+            continue;
+        };
+        let sealed = (iv, [&answer.output[..], &tag].concat());
+        match (opens_with(&values[*key], &sealed), opens_with(&values[1 - key], &sealed)) {
+            (true, false) => outcomes[0] += 1,
+            (false, true) => outcomes[1] += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    outcomes
+}
+
+fn config_of_sessions(has_handles_of_sessions: bool) -> TokenConfig {
+    let usual = config_of(GcmForm::default());
+    TokenConfig { rules: Rules { has_handles_of_sessions, ..usual.rules }, ..usual }
+}
+
+/// Where each session has handles of its own, no session uses another's: it may be another key's.
+#[test]
+fn handles_of_sessions() {
+    in_child!("handles_of_sessions", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let slow = "[latency]\nC_Encrypt = \"2ms\"";
+        interposed.set(&format!("{slow}\n[odd]\nhandles_of_sessions = true"));
+        let mut caller = Caller::start(config(vec![config_of_sessions(true)], &LABELS));
+        for n in 0..50 {
+            assert_eq!(round_trip(&mut caller, n), Ok(()), "{:?}", caller.hsm.stats());
+            assert_eq!(encrypt_in_turn(&mut caller), [8, 0, 0]);
+        }
+        let (iv, mut sealed) = caller.encrypt(1, b"with the other key").unwrap();
+        sealed[0] ^= 1;
+        let tampered = caller.decrypt(1, iv.as_slice(), &sealed);
+        assert_eq!(tampered, Err(xks_proxy::job::Failure::InvalidCiphertext));
+        assert_eq!(caller.encrypt(2, b"x"), Err(xks_proxy::job::Failure::KeyNotFound));
+        // Once a session knows a key, it searches for it no more.
+        let searches = interposed.count("C_FindObjectsInit");
+        for _ in 0..20 {
+            assert_eq!(encrypt_in_turn(&mut caller), [8, 0, 0]);
+        }
+        assert!(interposed.count("C_FindObjectsInit") < searches + 20);
+        assert!(caller.hsm.stop(Duration::from_secs(10)));
+    });
+}
+
+/// The rule is needed: without it, such a module encrypts with the wrong key.
+#[test]
+fn handles_of_other_sessions() {
+    in_child!("handles_of_other_sessions", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let slow = "[latency]\nC_Encrypt = \"2ms\"";
+        interposed.set(&format!("{slow}\n[odd]\nhandles_of_sessions = true"));
+        let mut caller = Caller::start(config(vec![config_of_sessions(false)], &LABELS));
+        let is_wrong = |_| {
+            let [_, wrong, failed] = encrypt_in_turn(&mut caller);
+            wrong + failed > 0
+        };
+        assert!((0..200).any(is_wrong));
+    });
+}
+
+/// A key that was replaced is proven again in each session, before its first encryption there.
+#[test]
+fn handles_of_sessions_become_stale() {
+    in_child!("handles_of_sessions_become_stale", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        interposed.set("[odd]\nhandles_of_sessions = true");
+        let mut caller = Caller::start(config(vec![config_of_sessions(true)], &LABELS));
+        assert_eq!(round_trip(&mut caller, 0), Ok(()));
+        interposed.set(
+            "[odd]\nhandles_of_sessions = true\n[[fault]]\nfunctions = [\"C_EncryptInit\"]\n\
+             return = \"CKR_KEY_HANDLE_INVALID\"\ncount = 3",
+        );
+        eventually("the key is found again", || round_trip(&mut caller, 1).is_ok());
+        assert_eq!(encrypt_in_turn(&mut caller), [8, 0, 0]);
+        assert!(caller.hsm.stop(Duration::from_secs(10)));
+    });
+}
+
+/// Discovery finds out whether handles belong to sessions.
+#[test]
+fn kinds_of_handles_are_found() {
+    in_child!("kinds_of_handles_are_found", Interposed::environment, |directory| {
+        let mut interposed = Interposed::new(directory);
+        let bounds = Bounds { max_sessions: 2, time: Duration::from_millis(10) };
+        let mut found = |is_odd: bool, labels: &[&str]| {
+            interposed.set(&format!("[odd]\nhandles_of_sessions = {is_odd}"));
+            let labels: Vec<_> = labels.iter().map(|label| Box::from(*label)).collect();
+            let findings = discovery::run(&config_of_sessions(is_odd), &labels, bounds).unwrap();
+            assert!(findings.iv_mode.is_some(), "{findings:#?}");
+            findings.has_handles_of_sessions
+        };
+        assert_eq!(found(false, &LABELS), Some(false));
+        assert_eq!(found(true, &LABELS), Some(true));
+        assert_eq!(found(false, &["absent"]), None);
+    });
+}
+
 /// Further findings of `probe-hsm`: for SoftHSM2 it determines everything.
 #[test]
 fn the_probe_tells_more() {

@@ -117,6 +117,7 @@ impl Calls {
         let Some(key) = token.keys.get(index) else { return Evidence::Unavailable };
         match self.works(token, (Some(index), key.handle), direction) {
             Err(Stale) if token.keys.may_replace(index, key.handle, Instant::now()) => {
+                self.forget_own_handle(index);
                 let session = self.session().ok();
                 let found = session.and_then(|it| token.keys.replace(it, index, key.handle).ok());
                 let Some(Some(found)) = found else { return Evidence::Failed };

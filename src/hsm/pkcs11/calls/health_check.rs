@@ -61,6 +61,10 @@ impl Calls {
         iv: &Iv,
         ciphertext: &[u8],
     ) -> Result<(), Fault> {
+        let handle = self.own_handle(token, handle).map_err(|trouble| match trouble {
+            Trouble::Fault(fault) => fault,
+            Trouble::StaleHandle(code) => fault_of_class(code),
+        })?;
         let session = self.session.as_ref().ok_or(NO_SESSION)?;
         let result = token.decrypt(session, handle, iv, &[], ciphertext, &mut self.scratch);
         let is_same = self.scratch.as_slice() == KNOWN_PLAINTEXT;
@@ -173,6 +177,7 @@ impl Calls {
             Err(Trouble::Fault(Fault { blame: Blame::Request, .. })) => Ok(None),
             Err(Trouble::Fault(fault)) => Err(fault),
             Err(Trouble::StaleHandle(_)) => {
+                self.forget_own_handle(index);
                 token.keys.mark_stale();
                 Ok(None)
             }

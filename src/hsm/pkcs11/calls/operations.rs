@@ -38,6 +38,7 @@ impl Calls {
             Ok(success) => Ok(success),
             Err(Trouble::Fault(fault)) => Err(fault),
             Err(Trouble::StaleHandle(code)) => {
+                self.forget_own_handle(request.key);
                 if !token.keys.may_replace(request.key, key.handle, Instant::now()) {
                     return Err(fault_of(code, Blame::Session));
                 }
@@ -144,6 +145,7 @@ impl Calls {
         plaintext: &[u8],
         output: &mut Vec<u8>,
     ) -> Result<Iv, Trouble> {
+        let handle = self.own_handle(token, handle)?;
         let session = self.session.as_ref().ok_or(NO_SESSION)?;
         let mode = token.config.iv_mode;
         let mut iv = mode.prepare(|| self.ivs.take(session, &token.iv_batches)).map_err(
@@ -206,9 +208,10 @@ impl Calls {
         iv: &Iv,
         encrypted: &[u8],
     ) -> Result<bool, Trouble> {
+        let handle = self.own_handle(token, key.handle)?;
         let session = self.session.as_ref().ok_or(NO_SESSION)?;
         let aad = request.aad.as_slice();
-        let result = token.decrypt(session, key.handle, iv, aad, encrypted, &mut self.scratch);
+        let result = token.decrypt(session, handle, iv, aad, encrypted, &mut self.scratch);
         let is_same = bool::from(self.scratch.ct_eq(&request.input));
         self.scratch.zeroize();
         match result {
@@ -238,10 +241,11 @@ impl Calls {
         let Some(plaintext_bytes) = request.input.len().checked_sub(GCM_TAG_BYTES) else {
             return invalid;
         };
+        let handle = self.own_handle(token, key.handle)?;
         let session = self.session.as_ref().ok_or(NO_SESSION)?;
         let aad = request.aad.as_slice();
         token.keys.labels().usage().decrypts(request.key);
-        let result = token.decrypt(session, key.handle, iv, aad, &request.input, output);
+        let result = token.decrypt(session, handle, iv, aad, &request.input, output);
         match result {
             Ok(()) if output.len() == plaintext_bytes => Ok(Success::Decrypted),
             Ok(()) | Err(RawError::Malformed) => Err(malformed().into()),

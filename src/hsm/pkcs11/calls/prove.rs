@@ -50,7 +50,8 @@ impl Calls {
         index: KeyIndex,
         key: &Key,
     ) -> Result<(), Trouble> {
-        if key.proven_in == token.keys.witnesses().era() {
+        let era = token.keys.witnesses().era();
+        if key.proven_in == era && self.is_own_proof(token, index, era) {
             return Ok(());
         }
         let differs = Fault { failure: Failure::KeysDiffer, blame: Blame::Key };
@@ -81,7 +82,9 @@ impl Calls {
         let witnesses = token.keys.witnesses();
         let has_witness =
             || token.keys.labels().now().get(index).is_some_and(|label| witnesses.has(label));
-        let is_known = key.proven_in == witnesses.era() || token.keys.is_untestable(index, now);
+        let era = witnesses.era();
+        let is_proven = key.proven_in == era && self.is_own_proof(token, index, era);
+        let is_known = is_proven || token.keys.is_untestable(index, now);
         if is_known || !has_witness() {
             return;
         }
@@ -140,11 +143,14 @@ impl Calls {
                 return Proof::Unproven(Failure::KeyAmbiguous(key.count).to_string());
             }
             Ok(Some(key)) => match self.prove_key(token, index, &key) {
-                Err(Trouble::StaleHandle(_)) => match self.find(token, index, Some(key.handle)) {
-                    Ok(Some(key)) => self.prove_key(token, index, &key),
-                    Ok(None) => return Proof::Absent,
-                    Err(fault) => Err(fault.into()),
-                },
+                Err(Trouble::StaleHandle(_)) => {
+                    self.forget_own_handle(index);
+                    match self.find(token, index, Some(key.handle)) {
+                        Ok(Some(key)) => self.prove_key(token, index, &key),
+                        Ok(None) => return Proof::Absent,
+                        Err(fault) => Err(fault.into()),
+                    }
+                }
                 proof => proof,
             },
             Ok(None) => return Proof::Absent,
@@ -187,6 +193,7 @@ impl Calls {
                 let witness = self.make_witness(token, index, key)?;
                 if witnesses.offer(label, witness, token.member, &token.identity()) {
                     token.keys.is_proven(index, key.handle, era);
+                    self.record_own_proof(index, era);
                     return Ok(Proof::Made);
                 }
                 // Another token was faster, and its witness is the one to use.
@@ -198,6 +205,7 @@ impl Calls {
                     if witnesses.is_disputed(label) {
                         return Ok(Proof::Disputed);
                     }
+                    self.record_own_proof(index, era);
                     if token.keys.is_proven(index, key.handle, era) {
                         let token = token.name();
                         tracing::info!(token, key = label, "HSM key agrees with its witness again");
@@ -284,6 +292,7 @@ impl Calls {
         handle: CK_OBJECT_HANDLE,
         witness: &Witness,
     ) -> Result<Opened, Trouble> {
+        let handle = self.own_handle(token, handle)?;
         let session = self.session.as_ref().ok_or(NO_SESSION)?;
         let Witness { iv, ciphertext, .. } = witness;
         let output = &mut self.scratch;

@@ -9,7 +9,8 @@ use crate::job::KeyAttributes;
 /// A key that the token has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// Handle, valid in all sessions of the token until one of them reports it invalid.
+    /// Handle, valid in all sessions of the token until one of them reports it invalid; or the
+    /// name that stands for it (see [`Handles`](crate::hsm::pkcs11::own_handles::Handles)).
     pub handle: CK_OBJECT_HANDLE,
     /// Attributes at the time of the search.
     pub attributes: KeyAttributes,

@@ -99,7 +99,7 @@ impl KeyCache {
         let labels = self.labels.now();
         let Some(label) = labels.get(key) else { return Ok(None) };
         let era = self.era.load(Ordering::Acquire);
-        let found = self.search(session, label)?;
+        let found = self.search(session, label)?.map(|found| self.named(key, found));
         let mut entries = self.entries.write();
         if self.era.load(Ordering::Acquire) == era
             && let Ok(index) = usize::try_from(key.0)
@@ -131,6 +131,11 @@ impl KeyCache {
             }
         }
         Ok(self.private_first.choose(label, found, self.labels.require_private))
+    }
+
+    /// Returns the key with the handle under which the cache has it.
+    fn named(&self, index: KeyIndex, found: Key) -> Key {
+        Key { handle: self.handles.cached(index, found.handle), ..found }
     }
 
     /// Lists all keys and replaces the cache. Returns `None` if the handles were forgotten during
@@ -189,7 +194,7 @@ impl KeyCache {
                 }
             }
             if key.is_some() || !is_newer {
-                let key = key.map(|key| key.after(entry.key));
+                let key = key.map(|key| self.named(index, key).after(entry.key));
                 entry.find(key);
             }
         }

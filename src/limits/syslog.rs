@@ -1,0 +1,33 @@
+//! Limits of the forwarding to syslog collectors.
+
+use std::time::Duration;
+
+/// Bytes of lines that wait for one collector; beyond this, lines are dropped and counted. As many
+/// may be in the hands of the thread that sends them.
+pub const MAX_SYSLOG_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
+/// Length of one message, header included; longer ones are truncated. rsyslog takes no longer ones
+/// unless it is told to (`maxMessageSize`).
+pub const MAX_SYSLOG_MESSAGE_BYTES: usize = 8_192;
+/// The largest `sequenceId`, after which 1 follows (RFC 5424, 7.3.1).
+pub const MAX_SYSLOG_SEQUENCE: u64 = 2_147_483_647;
+/// Length of a tag: that of an APP-NAME (RFC 5424, 6), which may have a suffix.
+pub const MAX_SYSLOG_TAG_BYTES: usize = 42;
+/// Collectors in a settings file: each may have two threads.
+pub const MAX_SYSLOG_SERVERS: usize = 8;
+/// Bytes of messages that are sent together: a TLS record.
+pub const SYSLOG_WRITE_BYTES: usize = 16 * 1024;
+/// Time for a connection to each of a collector's addresses.
+pub const SYSLOG_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a handshake, and for a collector to take what is sent together. After it, the
+/// connection is given up.
+pub const SYSLOG_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time after which a TCP connection ends if the collector's machine acknowledges nothing.
+pub const SYSLOG_UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest wait before a collector is tried again.
+pub const MAX_SYSLOG_BACKOFF: Duration = Duration::from_secs(10);
+/// Interval at which an idle connection is checked.
+pub const SYSLOG_IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two lines of the log about the same collector's failures and lost lines.
+pub const SYSLOG_REPORT_INTERVAL: Duration = Duration::from_secs(60);
+/// Time for the last lines to be sent when the process stops.
+pub const SYSLOG_STOP_TIMEOUT: Duration = Duration::from_secs(2);

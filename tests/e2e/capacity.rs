@@ -1,0 +1,62 @@
+//! The ramp of `xks-load`, which finds out how much a proxy and its HSM can do.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::common::{Interposed, Setup, proxy, tools};
+
+/// Runs a ramp, and returns its results and what it printed.
+fn ramp(proxy: &proxy::Proxy, arguments: &[&str]) -> (Value, String) {
+    let json = proxy.directory().join("ramp.json");
+    let output = Command::new(tools::load_generator())
+        .args(["run", "--recommend", "--settings"])
+        .arg(proxy.directory().join("settings.toml"))
+        .args(["--address", &proxy.api.to_string(), "--metrics", &proxy.admin().to_string()])
+        .args(["--seconds", "1.5", "--warm-up", "0.3", "--connections", "64", "--json"])
+        .arg(&json)
+        .args(arguments)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(output.status.success(), "{}: {said}", output.status);
+    (serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap(), said)
+}
+
+fn setup(sessions: i64) -> Setup {
+    Setup::new()
+        .set("admin.port", proxy::free_port())
+        .set("pkcs11.session_pool_max_size", sessions)
+        .usual_deadline()
+}
+
+/// Four sessions of 10 ms do 400 a second: the ramp ends there, knows the time in the HSM, and says
+/// that sessions are what is missing.
+#[test]
+fn a_ramp_ends_where_the_sessions_do() {
+    let proxy = Interposed::with(setup(4), "hsm_milli = 10");
+    // Bounds that a busy machine keeps below the limit, and nothing above it.
+    let limits = ["--ramp", "100:1300:200", "--max-p99-milli", "170", "--max-failed-percent", "10"];
+    let (found, said) = ramp(&proxy, &limits);
+    let (steps, recommendation) = (&found["ramp"]["steps"], &found["recommendation"]);
+    let max = recommendation["max_rate"].as_f64().unwrap();
+    assert!((100.0..=300.0).contains(&max), "{said}");
+    assert_eq!(recommendation["bound"], "sessions", "{said}");
+    assert_eq!(steps[0]["sessions"], 4.0, "{said}");
+    let milli = steps[0]["hsm_ms"].as_f64().unwrap();
+    assert!((10.0..20.0).contains(&milli), "{said}");
+    assert!(said.contains("raise session_pool_max_size"), "{said}");
+    assert!(said.contains("do not reach 1800/s"), "{said}");
+}
+
+/// An HSM that does two calls at a time, however many sessions it has, takes longer under load.
+#[test]
+fn a_ramp_ends_where_the_hsm_does() {
+    let proxy = Interposed::with(setup(32), "hsm_milli = 10\nparallel_calls = 2");
+    let limits = ["--ramp", "50:850:200", "--max-p99-milli", "170", "--max-failed-percent", "10"];
+    let (found, said) = ramp(&proxy, &limits);
+    assert_eq!(found["recommendation"]["bound"], "hsm", "{said}");
+    assert!(said.contains("more sessions do not help"), "{said}");
+    assert!(found["recommendation"]["max_rate"].as_f64().unwrap() <= 250.0, "{said}");
+}

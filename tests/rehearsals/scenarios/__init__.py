@@ -1,0 +1,1 @@
+"""A file for each section of docs/disaster-recovery.md."""
