@@ -1,6 +1,7 @@
 //! All limits, with the unit at the end of the name. Limits that the settings can change name their
 //! member. Those of some subjects have their own files.
 
+mod audit_report;
 mod clock;
 mod drain;
 mod hsm;
@@ -9,6 +10,7 @@ mod syslog;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+pub use audit_report::*;
 pub use clock::*;
 pub use drain::*;
 pub use hsm::*;
