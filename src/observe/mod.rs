@@ -14,6 +14,7 @@ pub mod audit;
 pub mod call_record;
 mod escape;
 mod line;
+mod line_parts;
 mod line_queue;
 pub mod log;
 pub mod metrics;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::section::{Member, Section, shown};
 use super::unknown::nearest;
-use crate::observe::log::{LogConfig, LogFile, LogFormat, Rotation};
+use crate::observe::log::{JournalForm, LogConfig, LogFile, LogFormat, Rotation};
 
 const DEFAULT_LEVEL: tracing::Level = tracing::Level::INFO;
 const LEVELS: [&str; 5] = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"];
@@ -15,6 +15,12 @@ const ROTATIONS: [(&str, Rotation); 4] = [
     ("NEVER", Rotation::Never),
 ];
 
+const JOURNAL_FORMS: [(&str, JournalForm); 3] = [
+    ("priority", JournalForm::Priority),
+    ("fields", JournalForm::Fields),
+    ("plain", JournalForm::Plain),
+];
+
 const MODES: [(&str, u32); 3] = [("0600", 0o600), ("0640", DEFAULT_MODE), ("0644", 0o644)];
 const DEFAULT_MODE: u32 = 0o640;
 
@@ -22,9 +28,13 @@ const DEFAULT_MODE: u32 = 0o640;
 pub(super) fn read(root: &Section<'_>) -> Option<LogConfig> {
     let Some(section) = root.section("tracing") else {
         // The section is missing, or has the wrong form, which has been reported.
-        let default =
-            LogConfig { stdout: true, file: None, level: DEFAULT_LEVEL, format: LogFormat::Text };
-        return Some(default);
+        return Some(LogConfig {
+            stdout: true,
+            file: None,
+            level: DEFAULT_LEVEL,
+            format: LogFormat::Text,
+            journal: JournalForm::default(),
+        });
     };
     let switch = |name| {
         let remedy = format!("write {name} = true or {name} = false");
@@ -36,17 +46,24 @@ pub(super) fn read(root: &Section<'_>) -> Option<LogConfig> {
         let problem = "nothing is logged: both writers are off";
         let remedy = "set is_stdout_writer_enabled or is_file_writer_enabled to true";
         section.report().warning(&section.location(), problem, remedy);
-        let (level, format) = (DEFAULT_LEVEL, LogFormat::Text);
-        return Some(LogConfig { stdout: false, file: None, level, format });
+        let (level, format, journal) = (DEFAULT_LEVEL, LogFormat::Text, JournalForm::default());
+        return Some(LogConfig { stdout: false, file: None, level, format, journal });
     }
     let level = level(&section);
     let format = format(&section);
+    let journal = section.choice("journal", &JOURNAL_FORMS, JournalForm::default());
     let file = match is_file_enabled {
         Some(true) => file(&section).map(Some),
         _ => Some(None),
     };
     is_file_enabled?;
-    Some(LogConfig { stdout: stdout?, file: file?, level: level?, format: format? })
+    Some(LogConfig {
+        stdout: stdout?,
+        file: file?,
+        level: level?,
+        format: format?,
+        journal: journal?,
+    })
 }
 
 fn level(section: &Section<'_>) -> Option<tracing::Level> {

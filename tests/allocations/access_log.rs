@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use xks_proxy::observe::call_record::CallRecord;
-use xks_proxy::observe::log::{self, LogConfig, LogFile, LogFormat, Rotation};
+use xks_proxy::observe::log::{self, JournalForm, LogConfig, LogFile, LogFormat, Rotation};
 use xks_proxy::observe::syslog::{Address, Facility, Syslog, SyslogConfig};
 
 thread_local! {
@@ -79,6 +79,7 @@ fn no_allocation_when_warm() {
         }),
         level: tracing::Level::INFO,
         format: LogFormat::Json,
+        journal: JournalForm::Plain,
     };
     let log = log::start(&config, syslog.log()).unwrap();
     let mut access_log = log.access_log();

@@ -28,6 +28,7 @@ mod hostile_http;
 mod hsm_trouble;
 mod http;
 mod iv_modes;
+mod journal;
 mod key_trouble;
 mod key_usage;
 mod keys;

@@ -15,6 +15,20 @@ pub struct LogConfig {
     pub level: tracing::Level,
     /// `format`
     pub format: LogFormat,
+    /// `journal`
+    pub journal: JournalForm,
+}
+
+/// `[tracing] journal`: the form of lines if standard output is systemd's journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum JournalForm {
+    /// As elsewhere.
+    Plain,
+    /// With the priority before them, which the journal takes off.
+    #[default]
+    Priority,
+    /// Not to standard output, but to the journal's own socket, with fields.
+    Fields,
 }
 
 /// `[tracing] directory`, `file_prefix`, `rotation_kind`, `file_mode`

@@ -16,7 +16,8 @@ pub fn file_config(directory: &Path, format: LogFormat) -> LogConfig {
         rotation: Rotation::Never,
         mode: 0o640,
     };
-    LogConfig { stdout: false, file: Some(file), level: Level::INFO, format }
+    let journal = JournalForm::default();
+    LogConfig { stdout: false, file: Some(file), level: Level::INFO, format, journal }
 }
 
 /// Reads the log configured by [`file_config`].

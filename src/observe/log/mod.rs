@@ -4,6 +4,7 @@ pub mod access_log;
 mod config;
 mod events;
 mod file;
+mod journal;
 mod level;
 mod output;
 mod outputs;
@@ -22,9 +23,10 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Registry, reload};
 
 use self::access_log::AccessLog;
-pub use self::config::{LogConfig, LogFile, Rotation};
+pub use self::config::{JournalForm, LogConfig, LogFile, Rotation};
 use self::events::EventLayer;
 use self::file::RotatingFile;
+use self::journal::{Fielded, Prefixed};
 use self::level::SharedLevel;
 use self::output::Output;
 pub use self::outputs::LostLines;
@@ -68,7 +70,16 @@ impl Log {
         }
         if config.stdout {
             // This bypasses std's handle, whose lock a stuck output would hold.
-            let sink = Sink::of(File::from(io::stdout().as_fd().try_clone_to_owned()?));
+            let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+            let sink = match config.journal {
+                JournalForm::Fields if journal::is_journal(&stdout) => {
+                    Sink::of(Fielded::new(journal::SOCKET)?)
+                }
+                JournalForm::Priority if journal::is_journal(&stdout) => {
+                    Sink::of(Prefixed::new(stdout))
+                }
+                _ => Sink::of(stdout),
+            };
             outputs.push(Output::start("stdout", sink, config.format, MAX_LOG_BACKLOG_BYTES)?);
         }
         Ok(Self {

@@ -12,10 +12,10 @@ use syslog_fmt::{Facility, Severity};
 
 use crate::decimal::push_decimal;
 use crate::limits::{MAX_SYSLOG_MESSAGE_BYTES, MAX_SYSLOG_SEQUENCE};
+use crate::observe::line_parts::{LineParts, TIME_BYTES, time};
 
 /// Marker at the end of a truncated message.
 const CUT: &[u8] = b"...[cut]";
-const TIME_BYTES: usize = "2026-11-25T08:16:31.123456Z".len();
 
 /// The log that lines come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,26 +136,18 @@ struct Parts<'l> {
 }
 
 impl<'l> Parts<'l> {
-    /// Takes a line of the log apart: see `observe::line`. As text it goes on without time and
-    /// level, which are in the header.
+    /// Takes a line of the log apart. As text it goes on without time and level, which are in the
+    /// header.
     fn of_log(line: &'l [u8]) -> Self {
-        const JSON_BEFORE_LEVEL: &[u8] = b"\",\"level\":\"";
-        let is_json = line.starts_with(b"{");
-        let begin = if is_json { b"{\"time\":\"".len() } else { 0 };
-        let time = line.get(begin..begin + TIME_BYTES).and_then(time);
-        let after_time = line.get(begin + TIME_BYTES..).unwrap_or_default();
-        let (separator, end) = if is_json { (JSON_BEFORE_LEVEL, b'"') } else { (&b" "[..], b' ') };
-        let after = after_time.strip_prefix(separator).unwrap_or_default();
-        let mut level_and_rest = after.splitn(2, |byte| *byte == end);
-        let level = level_and_rest.next().unwrap_or_default();
-        let rest = level_and_rest.next().unwrap_or_default();
-        let call = if is_json { &b",\"call\":"[..] } else { b"call=" };
-        Self {
-            severity: severity(level),
-            time,
-            id: if rest.starts_with(call) { "access" } else { "event" },
-            text: if is_json || time.is_none() { line } else { rest },
-        }
+        let parts = LineParts::of(line);
+        let severity = match parts.severity {
+            3 => Severity::Err,
+            4 => Severity::Warning,
+            7 => Severity::Debug,
+            _ => Severity::Info,
+        };
+        let id = if parts.is_call { "access" } else { "event" };
+        Self { severity, time: parts.time, id, text: parts.text }
     }
 
     /// Takes a line of the audit log apart. It goes on as it is, so that it can be compared with
@@ -166,21 +158,6 @@ impl<'l> Parts<'l> {
         let begin = memmem::find(line, TIME).map(|index| index + TIME.len());
         let time = begin.and_then(|begin| line.get(begin..begin + TIME_BYTES)).and_then(time);
         Self { severity: Severity::Info, time, id: "audit", text: line }
-    }
-}
-
-/// Returns the time if it is one of ours.
-fn time(bytes: &[u8]) -> Option<&str> {
-    let is_time = bytes.ends_with(b"Z") && bytes.iter().all(u8::is_ascii_graphic);
-    std::str::from_utf8(bytes).ok().filter(|_| is_time)
-}
-
-fn severity(level: &[u8]) -> Severity {
-    match level {
-        b"ERROR" => Severity::Err,
-        b"WARN" => Severity::Warning,
-        b"DEBUG" | b"TRACE" => Severity::Debug,
-        _ => Severity::Info,
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) fn members(started: &Settings, new: &Settings) -> Vec<&'static str> {
             log.file.is_some() && other_log.file.is_some() && log.file != other_log.file,
         ),
         ("tracing.format", log.format != other_log.format),
+        ("tracing.journal", log.journal != other_log.journal),
         ("security.allow_core_dumps", security.allow_core_dumps != other_security.allow_core_dumps),
         ("security.landlock, landlock_read or landlock_write", landlock(started) != landlock(new)),
         ("pkcs11.exit_when_wedged", started.pkcs11.exit_when_wedged != new.pkcs11.exit_when_wedged),

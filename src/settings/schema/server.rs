@@ -150,6 +150,13 @@ const TRACING_MEMBERS: &[MemberSchema] = &[
         "One line of text, or one JSON object, for each event.",
     ),
     optional(
+        "journal",
+        Form::OneOf(&["priority", "fields", "plain"]),
+        Absent::Text("priority"),
+        "If standard output is systemd's journal: lines with their priority, entries with fields, or \
+         plain lines.",
+    ),
+    optional(
         "directory",
         Form::Path,
         Absent::Described("required by the file writer"),
