@@ -14,7 +14,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use super::config::Address;
 use super::message::Framing;
 use super::tls::{TlsStream, WithoutWaiting};
-use crate::limits::{SYSLOG_CONNECT_TIMEOUT, SYSLOG_UNACKNOWLEDGED_TIMEOUT, SYSLOG_WRITE_TIMEOUT};
+use crate::limits::{
+    MAX_SYSLOG_READS, SYSLOG_CONNECT_TIMEOUT, SYSLOG_UNACKNOWLEDGED_TIMEOUT, SYSLOG_WRITE_TIMEOUT,
+};
 
 pub(super) enum Connection {
     UnixDatagram(UnixDatagram),
@@ -107,10 +109,11 @@ pub(super) fn is_too_long(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error())
 }
 
-/// Reads and discards whatever has arrived, and returns whether the peer has ended the stream.
+/// Reads and discards what has arrived, and returns whether the peer has ended the stream. The end
+/// is not found behind more than [`MAX_SYSLOG_READS`] take.
 fn is_at_end(mut stream: impl io::Read) -> bool {
     let mut unused = [0; 512];
-    loop {
+    for _ in 0..MAX_SYSLOG_READS {
         match stream.read(&mut unused) {
             Ok(0) => return true,
             Ok(_) => {}
@@ -118,6 +121,7 @@ fn is_at_end(mut stream: impl io::Read) -> bool {
             Err(error) => return error.kind() != ErrorKind::WouldBlock,
         }
     }
+    false
 }
 
 /// Connects to a Unix socket. The time-out also bounds the wait for a listener whose queue is full.
