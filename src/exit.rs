@@ -2,8 +2,18 @@
 
 /// The policy that was tested denies the request (`policy test`).
 pub const EXIT_DENIED: u8 = 1;
-/// A check of `probe` failed.
+/// A check of `probe` failed that has no code of its own, or checks of several classes.
 pub const EXIT_FAILED: u8 = 1;
+/// `probe`: KMS would not accept the proxy's TLS or certificate.
+pub const EXIT_PROBE_TLS: u8 = 10;
+/// `probe`: the proxy refuses the credential, or does not verify signatures as it has to.
+pub const EXIT_PROBE_AUTHENTICATION: u8 = 11;
+/// `probe`: the proxy does not know the path or the key, or KMS cannot use the key.
+pub const EXIT_PROBE_CONFIGURATION: u8 = 12;
+/// `probe`: KMS cannot interpret an answer.
+pub const EXIT_PROBE_RESPONSE: u8 = 13;
+/// `probe`: answers come later than KMS waits.
+pub const EXIT_PROBE_SLOW: u8 = 14;
 /// The audit log is not what the proxy wrote (`audit verify`).
 pub const EXIT_TAMPERED: u8 = 1;
 /// The arguments are wrong; clap uses the same code.

@@ -24,6 +24,7 @@
 
 pub mod admin;
 mod backoff;
+pub mod certificate;
 pub mod cli;
 pub mod client;
 mod decimal;
@@ -37,6 +38,7 @@ pub mod limits;
 mod new_file;
 pub mod observe;
 mod output;
+pub mod partition;
 pub mod policy;
 pub mod probe;
 mod process;

@@ -1,6 +1,7 @@
 //! All limits, with the unit at the end of the name. Limits that the settings can change name their
 //! member. Those of some subjects have their own files.
 
+mod audit_report;
 mod clock;
 mod drain;
 mod hsm;
@@ -9,6 +10,7 @@ mod syslog;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+pub use audit_report::*;
 pub use clock::*;
 pub use drain::*;
 pub use hsm::*;
@@ -343,6 +345,10 @@ pub const MAX_PROBE_COUNT: i64 = 100_000;
 pub const MAX_PROBE_CONNECTIONS: i64 = 64;
 /// Upper bound of `--rate`: KMS's default quota of a key store.
 pub const MAX_PROBE_RATE_PER_SEC: i64 = 1_800;
+/// Upper bound of `--interval`: a day.
+pub const MAX_PROBE_INTERVAL_SECS: i64 = 86_400;
+/// Addresses of a proxy that are tried.
+pub const MAX_PROBE_ADDRESSES: usize = 16;
 /// Difference between a proxy's clock and the local one that is worth reporting: a fifth of what
 /// the signature check allows.
 pub const PROBE_CLOCK_SKEW: Duration = Duration::from_secs(60);

@@ -114,6 +114,17 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     })
 }
 
+/// Returns the answer to a request that is refused whatever its path: not to this machine, if
+/// `wants_local_host`, or neither GET nor HEAD.
+pub(super) fn refusal(request: &RequestHead, wants_local_host: bool) -> Option<Answer> {
+    if wants_local_host && !is_local(request.host.as_deref()) {
+        let text = "this listener serves this machine only: ask for localhost\n";
+        return Some(Answer::text(421, text));
+    }
+    let is_read = ["GET", "HEAD"].contains(&request.method.as_str());
+    (!is_read).then(|| Answer::text(405, "the methods are GET and HEAD\n"))
+}
+
 /// Returns whether a Host field names this machine: `localhost`, or an IP address, which DNS cannot
 /// redirect.
 pub(super) fn is_local(host: Option<&str>) -> bool {

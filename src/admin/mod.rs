@@ -10,6 +10,7 @@
 //! ```
 
 mod connection;
+pub mod exporter;
 mod history;
 mod http;
 mod key_usage;
@@ -125,14 +126,8 @@ struct Handler {
 
 impl Handler {
     fn answer(&self, request: &http::RequestHead) -> Answer {
-        if self.wants_local_host && !http::is_local(request.host.as_deref()) {
-            return Answer::text(
-                421,
-                "this listener serves this machine only: ask for localhost\n",
-            );
-        }
-        if request.method != "GET" && request.method != "HEAD" {
-            return Answer::text(405, "the methods are GET and HEAD\n");
+        if let Some(refusal) = http::refusal(request, self.wants_local_host) {
+            return refusal;
         }
         let mut answer = match request.path.as_str() {
             "/metrics" => Answer::new(

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::keys::{print_token, prove, spec};
 use super::{settings_file, unlisted_versions};
-use crate::exit::{EXIT_UNAVAILABLE, Failed};
+use crate::certificate::host_name;
+use crate::exit::{EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
 use crate::hsm::inventory::TokenInventory;
 use crate::job::{HsmAad, KeyIndex, Operation, Request, Success};
+use crate::observe::redaction::shown;
 use crate::output::outln;
 use crate::process::hsm_caller::{OTHER_ANSWER, told};
 use crate::process::standalone_hsm::StandaloneHsm;
@@ -17,18 +19,52 @@ use crate::settings::Settings;
 /// Plaintext that each key encrypts and decrypts.
 const SAMPLE: &[u8] = b"32 bytes to go there and back...";
 
-/// Checks the settings; with `with_hsm`, also the token, the keys, and a round trip with each key.
+/// Checks the settings; with `dns_name`, also whether the certificate is for the name that KMS
+/// calls; with `with_hsm`, also the token, the keys, and a round trip with each key.
 ///
 /// # Errors
 /// [`Failed`] with all mistakes.
-pub fn run(file: Option<&Path>, with_hsm: bool, is_strict: bool) -> Result<(), Failed> {
+pub fn run(
+    file: Option<&Path>,
+    with_hsm: bool,
+    is_strict: bool,
+    dns_name: Option<&str>,
+) -> Result<(), Failed> {
     let (settings, findings) = settings_file::load(file, is_strict)?;
     for finding in &findings {
         outln!("{finding}");
     }
     unlisted_versions::print(&settings);
     outln!("{}: no mistakes, {} remarks", settings.file.display(), findings.len());
+    if let Some(name) = dns_name {
+        check_name(&settings, name).map_err(|why| Failed::new(EXIT_SETTINGS, why))?;
+    }
     if with_hsm { check_hsm(&settings) } else { Ok(()) }
+}
+
+/// Checks that the certificate is for the name that KMS calls.
+fn check_name(settings: &Settings, dns_name: &str) -> Result<(), String> {
+    let Some(tls) = &settings.tls else {
+        return Err(
+            "--dns-name: TLS is off, so what ends it in front has the certificate".to_owned()
+        );
+    };
+    let certificate = &tls.certificate;
+    let is_among = |names: &[String]| names.iter().any(|name| host_name::is_for(name, dns_name));
+    for (names, what, who) in [
+        (&certificate.names, "its DNS names (subjectAltName)", "TLS clients look"),
+        (&certificate.common_names, "its common names (CN)", "AWS's guide says that KMS looks"),
+    ] {
+        if !is_among(names) {
+            return Err(format!(
+                "tls.tls_cert_pem: {dns_name} is none of {what}, at which {who}: {}; have the \
+                 certificate issued for it, or KMS fails with XKS_PROXY_INVALID_TLS_CONFIGURATION",
+                shown(&names.join(", "))
+            ));
+        }
+    }
+    outln!("the certificate is for {dns_name}");
+    Ok(())
 }
 
 fn check_hsm(settings: &Settings) -> Result<(), Failed> {

@@ -41,8 +41,9 @@ exit_when_wedged; 78 mistakes in the settings, all of which are printed, or an H
 serve.";
 
 const PROBE_AFTER_HELP: &str = "\
-Exit codes: 0 no check failed; 1 a check failed; 69 the proxy cannot be reached; 78 the URL, a key
-id, the credential or a file is not right.";
+Exit codes: 0 no check failed; 10 TLS or certificate; 11 authentication; 12 path or key; 13 an answer
+that KMS cannot interpret; 14 too slow; 69 not reachable, or no HSM available; 1 other checks, or
+several of these; 78 the URL, a key id, the credential or a file is not right.";
 
 /// An AWS KMS external key store (XKS) proxy for PKCS#11 HSMs.
 #[derive(Debug, Parser)]
@@ -66,6 +67,9 @@ enum Command {
         /// Treat an unknown member as a mistake, not a warning
         #[arg(long)]
         strict: bool,
+        /// The DNS name that KMS calls: the certificate must be for it
+        #[arg(long, value_name = "NAME")]
+        dns_name: Option<String>,
     },
     /// Make a running proxy read its settings again, and print the outcome
     ///
@@ -183,7 +187,9 @@ pub fn run() -> ExitCode {
     }
     let outcome = match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(),
-        Command::Check { file, hsm, strict } => check::run(file.as_deref(), hsm, strict),
+        Command::Check { file, hsm, strict, dns_name } => {
+            check::run(file.as_deref(), hsm, strict, dns_name.as_deref())
+        }
         Command::Reload { file, pid } => reload::run(file.as_deref(), pid),
         Command::Keys(arguments) => keys::run(&arguments),
         Command::Credentials { command } => credentials::run(&command),

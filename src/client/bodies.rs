@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::random;
+use crate::{partition, random};
 
 /// The caller of KMS, for `requestMetadata`. Each body has a new request id.
 #[derive(Debug)]
@@ -38,10 +38,11 @@ impl Caller {
     /// # Errors
     /// The system has no random bytes.
     pub fn new(region: &str) -> io::Result<Self> {
+        let partition = partition::of(region).name;
         Ok(Self {
-            principal_arn: "arn:aws:iam::123456789012:user/Alice".to_owned(),
+            principal_arn: format!("arn:{partition}:iam::123456789012:user/Alice"),
             key_arn: format!(
-                "arn:aws:kms:{region}:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+                "arn:{partition}:kms:{region}:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
             ),
             region: region.to_owned(),
             seed: u64::from_be_bytes(random_bytes()?),
@@ -103,7 +104,7 @@ impl Caller {
                 "kmsKeyArn": self.key_arn,
                 "kmsOperation": operation,
                 "kmsRequestId": self.request_id(),
-                "kmsViaService": format!("ebs.{}.amazonaws.com", self.region),
+                "kmsViaService": partition::service("ebs", &self.region),
             },
             "encryptionAlgorithm": "AES_GCM",
         });

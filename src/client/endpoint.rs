@@ -52,6 +52,13 @@ impl Endpoint {
         }
     }
 
+    /// Returns the URL that the paths of calls are appended to.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.is_https { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.host_header(), self.path(""))
+    }
+
     /// Returns the name for a resolver: an IPv6 address without its brackets.
     #[must_use]
     pub fn host_name(&self) -> &str {

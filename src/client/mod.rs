@@ -18,7 +18,7 @@ pub use self::request::OutgoingRequest;
 pub use self::signer::{Signed, Signer};
 use self::socket::limit;
 pub use self::socket::{connect, resolve};
-pub use self::tls::{Anchor, Handshake, TlsVersion, Trust};
+pub use self::tls::{Anchor, Handshake, SpecSuite, TlsVersion, Trust};
 use crate::limits::MAX_CLIENT_ANSWER_BYTES;
 
 /// An open connection.

@@ -18,7 +18,10 @@ use rustls::{
 };
 use rustls_pki_types::pem::PemObject as _;
 
+use sha2::{Digest as _, Sha256};
+
 use super::socket::limit;
+use crate::certificate::Authorities;
 
 /// Versions of TLS that the specification allows (API content type).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,17 +32,39 @@ pub enum TlsVersion {
     Tls13,
 }
 
+/// A cipher suite that the specification names (API content type).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpecSuite(CipherSuite);
+
+impl SpecSuite {
+    /// Returns all suites that the specification names.
+    pub fn all() -> impl Iterator<Item = Self> {
+        SPEC_SUITES.into_iter().map(Self)
+    }
+
+    /// Returns the name.
+    #[must_use]
+    pub fn name(self) -> String {
+        format!("{:?}", self.0)
+    }
+}
+
 /// Trusted authorities, the client certificate, and the offered versions. By default no authority
 /// is trusted.
 #[derive(Clone, Debug)]
 pub struct Trust {
     system: Arc<RootCertStore>,
     extra: Arc<RootCertStore>,
+    /// Certificates that AWS KMS trusts, as far as this machine has them.
+    listed: Arc<RootCertStore>,
+    authorities: Option<Arc<Authorities>>,
     identity: Option<Arc<Identity>>,
     /// The only version to offer, if set.
     pub version: Option<TlsVersion>,
     /// True to offer only the suites that the specification names (API content type).
     pub is_spec_suites_only: bool,
+    /// The only suite to offer, if set.
+    pub only_suite: Option<SpecSuite>,
 }
 
 /// Chain of the client certificate, and its key.
@@ -50,22 +75,39 @@ impl Default for Trust {
         Self {
             system: Arc::new(RootCertStore::empty()),
             extra: Arc::new(RootCertStore::empty()),
+            listed: Arc::new(RootCertStore::empty()),
+            authorities: None,
             identity: None,
             version: None,
             is_spec_suites_only: false,
+            only_suite: None,
         }
     }
 }
 
 impl Trust {
+    /// Sets the list of the authorities that AWS KMS trusts, before any is trusted here. Handshakes
+    /// then tell whether the server's chain leads to one of them.
+    pub fn list(&mut self, authorities: Authorities) {
+        self.authorities = Some(Arc::new(authorities));
+    }
+
+    /// Notes a certificate that is on the list.
+    fn note(&mut self, certificate: &CertificateDer<'_>) {
+        if is_listed(self.authorities.as_deref(), certificate) {
+            // One that cannot be parsed verifies nothing.
+            let _ = Arc::make_mut(&mut self.listed).add(certificate.clone().into_owned());
+        }
+    }
+
     /// Trusts the certificates in `file` (PEM).
     ///
     /// # Errors
     /// The file cannot be read, or holds no certificate.
     pub fn trust_file(&mut self, file: &Path) -> io::Result<()> {
-        let extra = Arc::make_mut(&mut self.extra);
         for certificate in certificates(file)? {
-            extra
+            self.note(&certificate);
+            Arc::make_mut(&mut self.extra)
                 .add(certificate)
                 .map_err(|error| io::Error::other(format!("{}: {error}", file.display())))?;
         }
@@ -76,6 +118,9 @@ impl Trust {
     /// and `SSL_CERT_DIR`. Returns their number; unreadable certificates are skipped.
     pub fn trust_system(&mut self) -> usize {
         let found = rustls_native_certs::load_native_certs();
+        for certificate in &found.certs {
+            self.note(certificate);
+        }
         Arc::make_mut(&mut self.system).add_parsable_certificates(found.certs).0
     }
 
@@ -108,6 +153,9 @@ impl Trust {
         let mut provider = aws_lc_rs::default_provider();
         if self.is_spec_suites_only {
             provider.cipher_suites.retain(|suite| SPEC_SUITES.contains(&suite.suite()));
+        }
+        if let Some(SpecSuite(only)) = self.only_suite {
+            provider.cipher_suites.retain(|suite| suite.suite() == only);
         }
         provider
     }
@@ -142,6 +190,10 @@ const SPEC_SUITES: [CipherSuite; 4] = [
     CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
     CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
 ];
+
+fn is_listed(authorities: Option<&Authorities>, certificate: &[u8]) -> bool {
+    authorities.is_some_and(|list| list.has(&Sha256::digest(certificate).into()))
+}
 
 fn certificates(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     let certificates = CertificateDer::pem_file_iter(file)
@@ -180,6 +232,9 @@ pub struct Handshake {
     pub chain: Vec<Vec<u8>>,
     /// Authority that the chain leads to, or the reason it is not trusted.
     pub trust: Option<Result<Anchor, String>>,
+    /// Success if the chain leads to an authority of [`Trust::list`], otherwise the reason it does
+    /// not.
+    pub listed: Option<Result<(), String>>,
     /// Success if the certificate is for the host's name, otherwise the reason it is not.
     pub name: Option<Result<(), String>>,
 }
@@ -199,6 +254,8 @@ impl Handshake {
 struct Witness {
     system: Arc<RootCertStore>,
     extra: Arc<RootCertStore>,
+    listed: Arc<RootCertStore>,
+    authorities: Option<Arc<Authorities>>,
     algorithms: WebPkiSupportedAlgorithms,
     seen: Mutex<Handshake>,
 }
@@ -210,21 +267,49 @@ impl Witness {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Anchor, rustls::Error> {
-        let leads_to = |roots: &RootCertStore| {
-            let algorithms = self.algorithms.all;
-            verify_server_cert_signed_by_trust_anchor(
-                certificate,
-                roots,
-                intermediates,
-                now,
-                algorithms,
-            )
-        };
-        let Err(error) = leads_to(&self.system) else { return Ok(Anchor::System) };
-        if self.extra.is_empty() {
-            return Err(error);
+        let leads_to = |roots| self.leads_to(roots, certificate, intermediates, now);
+        // An authority that was named, and that the system trusts as well, is the named one.
+        let by_extra = (!self.extra.is_empty()).then(|| leads_to(&self.extra));
+        if matches!(by_extra, Some(Ok(()))) {
+            return Ok(Anchor::Extra);
         }
-        leads_to(&self.extra).map(|()| Anchor::Extra)
+        match (leads_to(&self.system), by_extra) {
+            (Ok(()), _) => Ok(Anchor::System),
+            (Err(_), Some(Err(error))) | (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Verifies that the chain leads to a listed authority. This machine need not have its
+    /// certificate if the server sends it.
+    fn judge_listed(
+        &self,
+        certificate: &ParsedCertificate<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let mut roots = RootCertStore::clone(&self.listed);
+        let authorities = self.authorities.as_deref();
+        for sent in intermediates.iter().filter(|sent| is_listed(authorities, sent)) {
+            let _ = roots.add(sent.clone().into_owned());
+        }
+        self.leads_to(&roots, certificate, intermediates, now)
+    }
+
+    fn leads_to(
+        &self,
+        roots: &RootCertStore,
+        certificate: &ParsedCertificate<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let algorithms = self.algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(
+            certificate,
+            roots,
+            intermediates,
+            now,
+            algorithms,
+        )
     }
 }
 
@@ -242,7 +327,9 @@ impl ServerCertVerifier for Witness {
             [end_entity].into_iter().chain(intermediates).map(|der| der.to_vec()).collect();
         let certificate = ParsedCertificate::try_from(end_entity)?;
         let trust = self.judge(&certificate, intermediates, now);
+        let listed = self.judge_listed(&certificate, intermediates, now);
         let name = verify_server_name(&certificate, server_name);
+        seen.listed = Some(listed.map_err(|error| error.to_string()));
         seen.trust = Some(trust.clone().map_err(|error| error.to_string()));
         seen.name = Some(name.clone().map_err(|error| error.to_string()));
         trust.and(name).map(|()| ServerCertVerified::assertion())
@@ -282,6 +369,8 @@ pub(super) fn connect(
     let witness = Arc::new(Witness {
         system: Arc::clone(&trust.system),
         extra: Arc::clone(&trust.extra),
+        listed: Arc::clone(&trust.listed),
+        authorities: trust.authorities.clone(),
         algorithms: provider.signature_verification_algorithms,
         seen: Mutex::default(),
     });

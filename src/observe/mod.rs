@@ -12,7 +12,7 @@
 
 pub mod audit;
 pub mod call_record;
-mod escape;
+pub mod escape;
 mod line;
 mod line_parts;
 mod line_queue;

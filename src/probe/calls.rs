@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::answers::{self, Fleet, KeyMetadata, Reply, expect_error, expect_success};
 use super::kms;
+use super::kms_codes::KEY_NOT_FOUND;
 use super::prober::Prober;
 use super::report::{Outcome, Report, Rule};
 use crate::client::bodies::{Sealed, random_bytes};
@@ -17,6 +18,11 @@ const HEALTH: Rule = Rule::must(
 );
 const HEALTH_STATUS: Rule =
     Rule::should("health.status", "GetHealthStatus", "Every external key manager is ACTIVE.");
+const HEALTH_USABLE: Rule = Rule::must(
+    "health.usable",
+    "GetHealthStatus",
+    "An external key manager is not UNAVAILABLE; if all are, KMS does not connect.",
+);
 const HEALTH_TIME: Rule = Rule::must(
     "health.time",
     "GetHealthStatus, KMS considerations",
@@ -87,6 +93,7 @@ const USAGE_DECRYPT: Rule = Rule::must(
 pub(super) const RULES: &[&Rule] = &[
     &HEALTH,
     &HEALTH_STATUS,
+    &HEALTH_USABLE,
     &HEALTH_TIME,
     &METADATA,
     &METADATA_USABLE,
@@ -121,22 +128,31 @@ pub(super) fn of_key(key_id: &str, call: &str) -> String {
 pub fn health(prober: &mut Prober<'_>, report: &mut Report) -> bool {
     let reply = prober.post("/health", &prober.options.caller.health());
     let found = expect_success(&reply, answers::health);
-    let (outcome, status, code) = match found {
+    let judged = |is_right: bool, text: &String| match is_right {
+        true => Outcome::Held(text.clone()),
+        false => Outcome::Broken(text.clone()),
+    };
+    let (outcome, status, usable) = match found {
         Ok(Fleet { text, is_active, is_usable }) => {
-            let status = if is_active { Ok(text.clone()) } else { Err(text.clone()) };
-            (Outcome::Held(text), status.into(), (!is_usable).then_some(kms::NOT_REACHABLE))
+            let (status, usable) = (judged(is_active, &text), judged(is_usable, &text));
+            (Outcome::Held(text), status, usable)
         }
-        Err(outcome) => (outcome, Outcome::Untried("the answer is not right".to_owned()), None),
+        Err(outcome) => {
+            let untried = Outcome::Untried("the answer is not right".to_owned());
+            (outcome, untried.clone(), untried)
+        }
     };
     report.add_with_code(&HEALTH, None, outcome, kms::of_health(&reply));
-    report.add_with_code(&HEALTH_STATUS, None, status, code);
+    report.add(&HEALTH_STATUS, None, status);
+    report.add(&HEALTH_USABLE, None, usable);
     report.add_with_code(&HEALTH_TIME, None, in_time(&reply), kms::of_late_health(&reply));
     reply.is_ok_and(|answer| answer.status != 401 && answer.status != 404)
 }
 
 fn in_time(reply: &Reply) -> Outcome {
     match reply {
-        Err(why) => Outcome::Broken(why.clone()),
+        Err(why) if kms::is_timeout(why) => Outcome::Broken(why.clone()),
+        Err(why) => Outcome::Untried(why.clone()),
         Ok(answer) => {
             let came = format!("{:.2} ms", answer.time.as_secs_f64() * 1e3);
             let is_in_time = answer.time <= Duration::from_millis(KMS_TIMEOUT_MILLI);
@@ -154,6 +170,12 @@ pub fn key(
     report: &mut Report,
 ) -> Option<(Sealed, Vec<u8>)> {
     let metadata = metadata(prober, key_id, is_first, report);
+    if is_unknown(report, key_id) {
+        for rule in [&ENCRYPT, &DECRYPT] {
+            report.add(rule, Some(key_id), Outcome::Untried("there is no such key".to_owned()));
+        }
+        return None;
+    }
     if metadata.as_ref().is_some_and(|known| !is_first && !known.spec.starts_with("AES_")) {
         // In malformed metadata, the usage is not reliable either.
         for rule in [&ENCRYPT, &DECRYPT] {
@@ -199,6 +221,14 @@ pub fn key(
         report.add(rule, Some(key_id), outcome);
     }
     Some((with_aad, plaintext))
+}
+
+/// Returns whether the proxy has said that it has no such key.
+pub fn is_unknown(report: &Report, key_id: &str) -> bool {
+    report
+        .checks()
+        .iter()
+        .any(|check| check.subject.as_deref() == Some(key_id) && check.kms == Some(KEY_NOT_FOUND))
 }
 
 fn came(reply: &Reply) -> Outcome {

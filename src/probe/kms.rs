@@ -2,23 +2,26 @@
 //! docs/troubleshooting.md has their sources.
 
 use super::answers::Reply;
-
-const TIMED_OUT: &str = "XKS_PROXY_TIMED_OUT";
-
-/// The code when nothing answers, and when every external key manager is UNAVAILABLE.
-pub const NOT_REACHABLE: &str = "XKS_PROXY_NOT_REACHABLE";
+use super::kms_codes::{
+    ACCESS_DENIED, INVALID_CONFIGURATION, INVALID_CREDENTIALS, INVALID_RESPONSE, INVALID_TLS,
+    KEY_NOT_FOUND, NOT_REACHABLE, TIMED_OUT,
+};
 
 /// Returns the connection error code for a wrong answer to GetHealthStatus, unless AWS's pages do
 /// not tell which it is.
 #[must_use]
 pub fn of_health(reply: &Reply) -> Option<&'static str> {
     match reply {
-        Err(why) => is_timeout(why).then_some(TIMED_OUT),
+        Err(why) if is_timeout(why) => Some(TIMED_OUT),
+        // A server ends the connection so if it asks for a client's certificate.
+        Err(why) if why.contains("CertificateRequired") => Some(INVALID_TLS),
+        Err(why) if why.contains("no HTTP/1.1") => Some(INVALID_RESPONSE),
+        Err(_) => Some(NOT_REACHABLE),
         Ok(answer) => match answer.status {
-            200 => Some("XKS_PROXY_INVALID_RESPONSE"),
-            401 => Some("INVALID_CREDENTIALS"),
-            403 => Some("XKS_PROXY_ACCESS_DENIED"),
-            404 => Some("XKS_PROXY_INVALID_CONFIGURATION"),
+            200 => Some(INVALID_RESPONSE),
+            401 => Some(INVALID_CREDENTIALS),
+            403 => Some(ACCESS_DENIED),
+            404 => Some(INVALID_CONFIGURATION),
             _ => None,
         },
     }
@@ -36,11 +39,13 @@ pub fn of_metadata(reply: &Reply) -> Option<&'static str> {
     let is_unknown = reply.as_ref().is_ok_and(|answer| {
         answer.status == 404 && answer.body.windows(11).any(|bytes| bytes == b"KeyNotFound")
     });
-    is_unknown.then_some("XksKeyNotFoundException")
+    is_unknown.then_some(KEY_NOT_FOUND)
 }
 
-/// Both texts of a time-out: ours, and the kernel's.
-fn is_timeout(why: &str) -> bool {
+/// Returns whether the reason why there is no answer is a time-out. Its texts are ours and the
+/// kernel's.
+#[must_use]
+pub fn is_timeout(why: &str) -> bool {
     why.contains("timed out") || why.contains("temporarily unavailable")
 }
 
@@ -74,7 +79,10 @@ mod tests {
             assert_eq!(of_health(&reply), Some(TIMED_OUT));
             assert_eq!(of_late_health(&reply), Some(TIMED_OUT));
         }
-        assert_eq!(of_health(&none("no answer: connection reset")), None);
+        assert_eq!(of_health(&none("no answer: connection reset")), Some(NOT_REACHABLE));
+        let no_http = none("no answer: the answer is no HTTP/1.1: x");
+        assert_eq!(of_health(&no_http), Some(INVALID_RESPONSE));
+        assert_eq!(of_health(&none("no answer: alert CertificateRequired")), Some(INVALID_TLS));
         assert_eq!(of_late_health(&none("no answer: connection reset")), None);
         assert_eq!(of_late_health(&answer(200, b"")), Some(TIMED_OUT));
     }

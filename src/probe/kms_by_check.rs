@@ -1,15 +1,19 @@
 //! The words under which AWS KMS reports the violation of a check, where they do not depend on the
 //! answer. docs/troubleshooting.md has their sources.
 
-const INVALID_TLS: &str = "XKS_PROXY_INVALID_TLS_CONFIGURATION";
-const INVALID_KEY: &str = "XksKeyInvalidConfigurationException";
+use super::kms_codes::{INVALID_KEY, INVALID_TLS, NOT_REACHABLE};
+
 const FAILED_USE: &str = "KMSInvalidStateException";
 
 /// Checks whose violation has the same code whatever the answer was.
 pub(super) const FIXED: &[(&str, &str)] = &[
-    ("tls.handshake", INVALID_TLS),
+    ("network.reachable", NOT_REACHABLE),
+    ("network.ipv4", NOT_REACHABLE),
+    ("health.usable", NOT_REACHABLE),
     ("tls.chain", INVALID_TLS),
+    ("tls.kms-authority", INVALID_TLS),
     ("tls.name", INVALID_TLS),
+    ("tls.subject", INVALID_TLS),
     ("metadata.usable", INVALID_KEY),
     ("metadata.usable-other", INVALID_KEY),
     ("encrypt.answer", FAILED_USE),

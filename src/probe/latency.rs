@@ -170,6 +170,14 @@ impl Line {
     }
 }
 
+/// Makes the first of the measurements.
+pub fn of_new_connections(target: &Target<'_>, load: &Load<'_>, report: &mut Report) -> Measured {
+    let mut measured = fresh(target, load);
+    measured.times.sort_unstable();
+    report.add(&FRESH, None, measured.judge(50));
+    measured
+}
+
 /// Makes the measurements; the second and third only if the count of calls is not 0.
 pub fn examine(
     target: &Target<'_>,

@@ -8,12 +8,16 @@ mod answers;
 mod authentication;
 mod binding;
 mod calls;
-mod certificate;
+mod certificate_checks;
 mod ciphertext_file;
+pub mod class;
 mod earlier;
+mod junit;
 mod kms;
 mod kms_by_check;
+mod kms_codes;
 mod latency;
+mod observation;
 pub mod options;
 mod prober;
 pub mod report;
@@ -21,54 +25,28 @@ mod terminal;
 mod tolerance;
 mod transport;
 mod validation;
+mod watch;
 
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::Path;
+use std::time::SystemTime;
 
 use serde_json::json;
 
 use self::ciphertext_file::Made;
+use self::class::Class;
 use self::options::{Arguments, Options};
-use self::prober::{Observed, Prober, Target};
-use self::report::{Outcome, Report, Rule, Verdict};
-use crate::exit::{EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE, Failed};
-use crate::observe::timestamp::Rfc3339;
+use self::prober::{Prober, Target};
+use self::report::{Report, Rule, Verdict};
+use self::transport::Extent;
+use crate::exit::{EXIT_SETTINGS, Failed};
 use crate::output::outln;
-
-const ERROR_FORM: Rule = Rule::must(
-    "errors.form",
-    "Error codes",
-    "Every error is a JSON object with an errorName of the table, its status, and maybe an \
-     errorMessage of under 512 characters of printable ASCII.",
-);
-const CONTENT_TYPE: Rule = Rule::must(
-    "http.content-type",
-    "API content type",
-    "Every answer has the Content-Type application/json.",
-);
-const VERSION: Rule = Rule::must(
-    "http.version",
-    "API content type",
-    "HTTP/1.1 or later must be supported, with a way back to 1.1.",
-);
-const KEEP_ALIVE: Rule = Rule::should(
-    "http.keep-alive",
-    "GetKeyMetadata, KMS considerations",
-    "Connections are kept, after errors too: a new one takes round trips of KMS's 250 ms.",
-);
-const IN_TIME: Rule = Rule::should(
-    "http.in-time",
-    "Encrypt, KMS considerations",
-    "Every answer comes within 250 ms, errors too.",
-);
-
-/// All rules of this file.
-const RULES: &[&Rule] = &[&ERROR_FORM, &CONTENT_TYPE, &VERSION, &KEEP_ALIVE, &IN_TIME];
 
 /// Returns all rules, in the order of their checks.
 fn rules() -> Vec<&'static Rule> {
     [
         transport::RULES,
+        certificate_checks::RULES,
         calls::RULES,
         earlier::RULES,
         binding::RULES,
@@ -76,12 +54,12 @@ fn rules() -> Vec<&'static Rule> {
         validation::RULES,
         authentication::RULES,
         latency::RULES,
-        RULES,
+        observation::RULES,
     ]
     .concat()
 }
 
-/// Probes a proxy, prints the checks, and writes the JSON report.
+/// Probes a proxy, prints the checks, and writes the reports; or watches it.
 ///
 /// # Errors
 /// [`Failed`]: the arguments are wrong, the proxy cannot be reached, a check failed.
@@ -90,10 +68,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
         terminal::print_rules(&rules());
         return Ok(());
     }
+    if let Some(address) = arguments.watch {
+        return watch::run(arguments, address);
+    }
     let options = Options::resolve(arguments)?;
     let is_verbose = arguments.verbose;
     let mut report = Report::new(move |check| terminal::print_check(check, is_verbose));
-    examine(&options, &mut report)?;
+    let url = options.endpoint.url();
+    examine(&options, &url, &mut report)?;
     let counts = [
         (Verdict::Pass, "passed"),
         (Verdict::Warn, "warnings"),
@@ -102,42 +84,45 @@ pub fn run(arguments: &Arguments) -> Result<(), Failed> {
     ];
     let counts = counts.map(|(verdict, name)| format!("{} {name}", report.count(verdict)));
     outln!("\n{}", counts.join(", "));
+    let exit_code = class::exit_code(report.checks());
+    let classes: Vec<&str> = class::failed(report.checks()).into_iter().map(Class::name).collect();
+    report.tell("exit_code", json!(exit_code));
+    report.tell("failing", json!(classes));
     if let Some(file) = &arguments.json {
-        let text = format!("{:#}\n", report.to_json());
-        std::fs::write(file, text)
-            .map_err(|error| Failed::new(EXIT_SETTINGS, format!("{}: {error}", file.display())))?;
+        write(file, &format!("{:#}\n", report.to_json()))?;
+    }
+    if let Some(file) = &arguments.junit {
+        write(file, &junit::to_xml(&report, &url))?;
     }
     match report.count(Verdict::Fail) {
         0 => Ok(()),
         failures => {
-            let mut message = format!("{failures} checks failed:");
+            let mut message = format!("{failures} checks failed ({}):", classes.join(", "));
             for check in report.checks().iter().filter(|check| check.verdict == Verdict::Fail) {
                 // Writing into a String cannot fail.
                 let _ = write!(message, " {}", check.rule.name);
             }
-            Err(Failed::new(EXIT_FAILED, message))
+            Err(Failed::new(exit_code, message))
         }
     }
 }
 
-fn examine(options: &Options, report: &mut Report) -> Result<(), Failed> {
-    let endpoint = &options.endpoint;
-    let scheme = if endpoint.is_https { "https" } else { "http" };
-    let url = format!("{scheme}://{}{}", endpoint.host_header(), endpoint.path(""));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let time = String::from_utf8_lossy(Rfc3339::default().at(now)).into_owned();
+fn write(file: &Path, text: &str) -> Result<(), Failed> {
+    std::fs::write(file, text)
+        .map_err(|error| Failed::new(EXIT_SETTINGS, format!("{}: {error}", file.display())))
+}
+
+fn examine(options: &Options, url: &str, report: &mut Report) -> Result<(), Failed> {
+    let time = terminal::rfc3339(SystemTime::now());
     let version = env!("CARGO_PKG_VERSION");
     outln!("xks-proxy {version} probes {url}, {time}\n");
     report.tell("url", json!(url));
     report.tell("time", json!(time));
     report.tell("probe_version", json!(version));
     report.tell("specification", json!("1.0.3"));
+    report.tell("authorities", json!(options.authorities.date));
 
-    let addresses = transport::examine(options, report).map_err(|error| {
-        let message = format!("{url} cannot be reached: {error} (in KMS: {})", kms::NOT_REACHABLE);
-        Failed::new(EXIT_UNAVAILABLE, message)
-    })?;
-    let Some(addresses) = addresses else {
+    let Some(addresses) = transport::examine(options, Extent::Whole, report) else {
         return Ok(());
     };
     let mut prober = Prober::new(Target { options, addresses });
@@ -149,7 +134,7 @@ fn examine(options: &Options, report: &mut Report) -> Result<(), Failed> {
     } else {
         outln!("      Without an answer, the path or the credential all else would fail as well.");
     }
-    observed(&prober.observed, report);
+    observation::examine(&prober.observed, report);
     authentication::clock(&prober, report);
     Ok(())
 }
@@ -167,6 +152,10 @@ fn conversation(prober: &mut Prober<'_>, report: &mut Report) -> Vec<Made> {
         all_made.extend(made.map(|(sealed, plaintext)| (key_id.clone(), sealed, plaintext)));
     }
     let Some(first) = prober.options.key_ids.first() else { return all_made };
+    if calls::is_unknown(report, first) {
+        outln!("      Without the first key all else would fail as well.");
+        return all_made;
+    }
     let made = all_made.iter().find(|(key_id, ..)| key_id == first);
     if let Some((key_id, sealed, _)) = made {
         binding::examine(prober, key_id, sealed, report);
@@ -187,20 +176,6 @@ fn conversation(prober: &mut Prober<'_>, report: &mut Report) -> Vec<Made> {
         outln!();
     }
     all_made
-}
-
-fn observed(observed: &Observed, report: &mut Report) {
-    let none_of = |found: &[String], all: usize| match found {
-        [] if all == 0 => Outcome::Untried("there was no answer to judge by".to_owned()),
-        [] => Outcome::Held(format!("{all} answers")),
-        found => Outcome::Broken(found.join("; ")),
-    };
-    let all = observed.answers;
-    report.add(&ERROR_FORM, None, none_of(&observed.malformed_errors, observed.errors));
-    report.add(&CONTENT_TYPE, None, none_of(&observed.content_types, all));
-    report.add(&VERSION, None, none_of(&observed.old_versions, all));
-    report.add(&KEEP_ALIVE, None, none_of(&observed.closes, all));
-    report.add(&IN_TIME, None, none_of(&observed.late, all));
 }
 
 #[cfg(test)]

@@ -1,19 +1,23 @@
 //! Options of the probe, from the command line and the environment.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use zeroize::Zeroizing;
 
 use super::ciphertext_file::{self, Earlier};
+use super::report::shown;
+use crate::certificate::Authorities;
 use crate::client::bodies::Caller;
 use crate::client::{Endpoint, Signer, Trust};
 use crate::exit::{EXIT_SETTINGS, Failed};
 use crate::limits::{
-    MAX_ACCESS_KEY_ID_BYTES, MAX_ARN_BYTES, MAX_KEY_ID_BYTES, MAX_PROBE_CONNECTIONS,
-    MAX_PROBE_COUNT, MAX_PROBE_RATE_PER_SEC, MAX_SECRET_ACCESS_KEY_BYTES, MAX_SECRET_FILE_BYTES,
-    MAX_URI_PATH_PREFIX_BYTES, MIN_ACCESS_KEY_ID_BYTES, MIN_SECRET_ACCESS_KEY_BYTES,
+    MAX_ACCESS_KEY_ID_BYTES, MAX_ARN_BYTES, MAX_KEY_ID_BYTES, MAX_PEM_BYTES, MAX_PROBE_CONNECTIONS,
+    MAX_PROBE_COUNT, MAX_PROBE_INTERVAL_SECS, MAX_PROBE_RATE_PER_SEC, MAX_SECRET_ACCESS_KEY_BYTES,
+    MAX_SECRET_FILE_BYTES, MAX_URI_PATH_PREFIX_BYTES, MIN_ACCESS_KEY_ID_BYTES,
+    MIN_SECRET_ACCESS_KEY_BYTES,
 };
 use crate::observe::redaction::Secret;
 
@@ -43,6 +47,14 @@ pub struct Arguments {
     /// Trust these certificates (PEM) as well as the system's
     #[arg(long, value_name = "FILE")]
     pub ca: Vec<PathBuf>,
+    /// File with the authorities that KMS trusts, as AWS publishes it (TrustedCertificateAuthorities),
+    /// instead of the list that this version has
+    #[arg(long, value_name = "FILE")]
+    pub authorities: Option<PathBuf>,
+    /// Connect here, not to the URL's host: a private DNS name that does not resolve here, or one
+    /// target of a load balancer
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub connect_to: Option<String>,
     /// Client certificate chain (PEM), for mTLS
     #[arg(long, value_name = "FILE")]
     pub client_cert: Option<PathBuf>,
@@ -70,9 +82,19 @@ pub struct Arguments {
     /// Write the findings to this file as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write the findings to this file as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
     /// Keep a ciphertext of each key in this file, and decrypt those of earlier probes
     #[arg(long, value_name = "FILE")]
     pub ciphertexts: Option<PathBuf>,
+    /// Repeat a part of the probe at an interval until it is stopped, and serve Prometheus metrics at
+    /// this address
+    #[arg(long, value_name = "IP:PORT", conflicts_with_all = ["json", "junit", "ciphertexts", "list"])]
+    pub watch: Option<SocketAddr>,
+    /// Seconds from the beginning of a round to that of the next
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "watch", value_parser = clap::value_parser!(u32).range(1..=MAX_PROBE_INTERVAL_SECS))]
+    pub interval: u32,
     /// List the checks and what the specification requires, without any call
     #[arg(long)]
     pub list: bool,
@@ -86,6 +108,10 @@ pub struct Arguments {
 pub struct Options {
     /// Address of the proxy.
     pub endpoint: Endpoint,
+    /// Address to connect to, if it is not that of the endpoint.
+    pub connect_to: Option<Endpoint>,
+    /// Authorities that KMS trusts.
+    pub authorities: Authorities,
     /// External key ids, at least one.
     pub key_ids: Vec<String>,
     /// Credential of the calls.
@@ -139,12 +165,15 @@ impl Options {
                 arn.clone_into(member);
             }
         }
+        let authorities = authorities(arguments)?;
         Ok(Self {
+            connect_to: connect_to(arguments, &endpoint)?,
             endpoint,
             key_ids: arguments.key_ids.clone(),
             signer: signer(arguments)?,
             caller,
-            trust: trust(arguments)?,
+            trust: trust(arguments, &authorities)?,
+            authorities,
             has_identity: arguments.client_cert.is_some(),
             count: arguments.count,
             connections: arguments.connections,
@@ -171,6 +200,32 @@ fn endpoint(arguments: &Arguments) -> Result<Endpoint, String> {
     let what = "the path prefix";
     held(what, &endpoint.prefix, 0..=MAX_URI_PATH_PREFIX_BYTES, is_right, "a-zA-Z0-9/-_")?;
     Ok(endpoint)
+}
+
+/// Returns the address of `--connect-to`, by default with the URL's port.
+fn connect_to(arguments: &Arguments, endpoint: &Endpoint) -> Result<Option<Endpoint>, String> {
+    let Some(text) = &arguments.connect_to else { return Ok(None) };
+    let url = format!("http://{text}");
+    let wrong = || format!("--connect-to {}: not of the form HOST[:PORT]", shown(text));
+    let mut found = Endpoint::parse(&url).map_err(|_| wrong())?;
+    if text.contains('/') {
+        return Err(wrong());
+    }
+    if !text.ends_with(&format!(":{}", found.port)) {
+        found.port = endpoint.port;
+    }
+    Ok(Some(found))
+}
+
+fn authorities(arguments: &Arguments) -> Result<Authorities, String> {
+    let Some(file) = &arguments.authorities else { return Ok(Authorities::shipped().clone()) };
+    let told = |why: &dyn std::fmt::Display| format!("--authorities {}: {why}", file.display());
+    let length = fs::metadata(file).map_err(|error| told(&error))?.len();
+    if length > MAX_PEM_BYTES {
+        return Err(told(&format!("larger than {MAX_PEM_BYTES} bytes")));
+    }
+    let text = fs::read_to_string(file).map_err(|error| told(&error))?;
+    Authorities::parse(&text).map_err(|why| told(&why))
 }
 
 fn signer(arguments: &Arguments) -> Result<Signer, String> {
@@ -213,8 +268,9 @@ fn secret_of_file(file: &Path) -> Result<Zeroizing<String>, String> {
     Ok(Zeroizing::new(text.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
-fn trust(arguments: &Arguments) -> Result<Trust, String> {
+fn trust(arguments: &Arguments, authorities: &Authorities) -> Result<Trust, String> {
     let mut trust = Trust::default();
+    trust.list(authorities.clone());
     trust.is_spec_suites_only = true;
     trust.trust_system();
     for file in &arguments.ca {
@@ -242,7 +298,7 @@ fn held(
     if lengths.contains(&value.len()) && value.bytes().all(is_right) {
         return Ok(());
     }
-    let value = super::report::shown(value);
+    let value = shown(value);
     let (least, most) = (lengths.start(), lengths.end());
     Err(format!("{what} \"{value}\": KMS takes {least} to {most} of {alphabet}"))
 }

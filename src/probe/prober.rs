@@ -1,5 +1,6 @@
 //! Calls on one persistent connection, with observations about every answer.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,6 +11,7 @@ use super::answers::{self, Reply};
 use super::options::Options;
 use crate::client::{self, Answer, Client, OutgoingRequest, Signed};
 use crate::limits::{KMS_TIMEOUT_MILLI, PROBE_CALL_TIMEOUT};
+use crate::observe::metrics::histogram::Snapshot;
 
 /// A proxy and the options to probe it with.
 #[derive(Clone, Debug)]
@@ -40,6 +42,8 @@ pub struct Prober<'a> {
     /// The proxy.
     pub target: Target<'a>,
     client: Option<Client>,
+    /// Time after which no more calls are made.
+    pub deadline: Option<Instant>,
     /// Observations about all answers.
     pub observed: Observed,
 }
@@ -61,6 +65,10 @@ pub struct Observed {
     pub closes: Vec<String>,
     /// Answers that arrived after KMS's timeout.
     pub late: Vec<String>,
+    /// Number of calls without an answer.
+    pub unanswered: u64,
+    /// Durations of the answered calls, by call.
+    pub durations: BTreeMap<&'static str, Snapshot>,
     /// The largest difference between the Date field and our clock.
     pub clock: Option<Duration>,
 }
@@ -71,7 +79,13 @@ const MAX_LISTED: usize = 5;
 impl<'a> Prober<'a> {
     /// Returns a prober of `target`, not yet connected.
     pub fn new(target: Target<'a>) -> Self {
-        Self { options: target.options, target, client: None, observed: Observed::default() }
+        Self {
+            options: target.options,
+            target,
+            client: None,
+            deadline: None,
+            observed: Observed::default(),
+        }
     }
 
     /// POSTs JSON as KMS does, to a call such as `/health`.
@@ -121,7 +135,13 @@ impl<'a> Prober<'a> {
     ) -> Reply {
         let content_type = "application/json";
         let request = OutgoingRequest { method, path, content_type, signed, body: body.as_bytes() };
-        let answer = self.send(&request).map_err(no_answer)?;
+        let answer = match self.send(&request) {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.observed.unanswered += 1;
+                return Err(no_answer(error));
+            }
+        };
         if method == "POST" {
             self.observed.note(path, &answer);
         }
@@ -129,6 +149,12 @@ impl<'a> Prober<'a> {
     }
 
     fn send(&mut self, request: &OutgoingRequest<'_>) -> io::Result<Answer> {
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "timed out: the round took too long",
+            ));
+        }
         if let Some(mut kept) = self.client.take() {
             match kept.send(request) {
                 Ok(answer) => {
@@ -170,9 +196,17 @@ fn is_end(error: &io::Error) -> bool {
 }
 
 impl Observed {
+    /// Adds a duration.
+    pub fn time(&mut self, call: &'static str, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.durations.entry(call).or_default().record(micros);
+    }
+
     fn note(&mut self, path: &str, answer: &Answer) {
         self.answers += 1;
         let call = path.rsplit('/').next().unwrap_or_default();
+        let known = ["health", "metadata", "encrypt", "decrypt"].into_iter().find(|it| *it == call);
+        self.time(known.unwrap_or("other"), answer.time);
         let what = || format!("{call}: {}", answers::came(answer));
         let content_type = answer.header("content-type").unwrap_or_default();
         let media_type = content_type.split(';').next().unwrap_or_default().trim();

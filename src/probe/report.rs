@@ -115,12 +115,14 @@ pub struct Report {
     listener: Box<dyn FnMut(&Check)>,
     /// Further facts for the JSON report.
     facts: Value,
+    /// Time at which the first certificate of the server's chain expires, in seconds since 1970.
+    pub expiry: Option<i64>,
 }
 
 impl Report {
     /// Returns an empty report that passes each check to `listener`.
     pub fn new(listener: impl FnMut(&Check) + 'static) -> Self {
-        Self { checks: Vec::new(), listener: Box::new(listener), facts: json!({}) }
+        Self { checks: Vec::new(), listener: Box::new(listener), facts: json!({}), expiry: None }
     }
 
     /// Adds a check.
@@ -160,6 +162,12 @@ impl Report {
     #[must_use]
     pub fn checks(&self) -> &[Check] {
         &self.checks
+    }
+
+    /// Returns all checks, and gives up the report.
+    #[must_use]
+    pub fn into_checks(self) -> Vec<Check> {
+        self.checks
     }
 
     /// Returns the number of checks with this verdict.

@@ -1,9 +1,10 @@
 //! Output on the terminal.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::latency::{KMS_TIMEOUT, Measured};
 use super::report::{Check, Level, Rule, Verdict};
+use crate::observe::timestamp::Rfc3339;
 use crate::output;
 use crate::output::outln;
 
@@ -35,6 +36,13 @@ pub fn print_check(check: &Check, is_verbose: bool) {
     if let Some(code) = check.kms {
         outln!("      in KMS: {code}");
     }
+}
+
+/// Returns a time as the log has it.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    String::from_utf8_lossy(Rfc3339::default().at(since)).into_owned()
 }
 
 /// Prints all rules.

@@ -6,14 +6,22 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::certificate::{self, Certificate};
 use super::options::Options;
 use super::report::{Outcome, Report, Rule};
-use crate::client::{self, Anchor, Client, Handshake, TlsVersion, Trust, bodies::base64};
+use super::{certificate_checks, kms_codes};
+use crate::certificate::Certificate;
+use crate::client::bodies::base64;
+use crate::client::{self, Client, Handshake, SpecSuite, TlsVersion, Trust};
 use crate::limits::{
-    CERTIFICATE_WARNING_DAYS, MAX_NETWORK_ROUND_TRIP, PROBE_CALL_TIMEOUT, PROBE_FRESH_CONNECTIONS,
+    MAX_NETWORK_ROUND_TRIP, MAX_PROBE_ADDRESSES, PROBE_CALL_TIMEOUT, PROBE_FRESH_CONNECTIONS,
 };
+use crate::partition;
 
+const REACHABLE: Rule = Rule::must(
+    "network.reachable",
+    "API content type",
+    "A connection is accepted and not ended at once.",
+);
 const ENDPOINT: Rule = Rule::should(
     "uri.endpoint",
     "API operations; Appendix E, 0.0.16",
@@ -24,6 +32,11 @@ const NETWORK: Rule = Rule::should(
     "GetKeyMetadata, KMS considerations",
     "The ping latency between the AWS data center and yours should be 35 ms or less: run this \
      from a machine in the Region.",
+);
+const IPV4: Rule = Rule::must(
+    "network.ipv4",
+    "(AWS's guide, Create an external key store)",
+    "The host has an IPv4 address: KMS does not reach external key stores over IPv6.",
 );
 const HTTPS: Rule =
     Rule::should("tls.https", "API content type", "KMS uses HTTPS only, so it cannot call this.");
@@ -37,25 +50,10 @@ const VERSIONS: Rule = Rule::should(
     "API content type",
     "TLS 1.3 beside 1.2, or instead of it: its handshake takes one round trip less of the 250 ms.",
 );
-const CHAIN: Rule = Rule::must(
-    "tls.chain",
-    "Authentication",
-    "The certificate leads to an authority that is trusted; KMS trusts a list of public ones.",
-);
-const NAME: Rule = Rule::must(
-    "tls.name",
-    "Authentication",
-    "The certificate has the host's name among its subject alternative names.",
-);
-const EXPIRY: Rule = Rule::should(
-    "tls.expiry",
-    "(Authentication)",
-    "No certificate of the chain expires within 30 days.",
-);
-const KEY: Rule = Rule::should(
-    "tls.key",
-    "(NIST SP 800-131A)",
-    "The certificate's key is RSA of at least 2048 bits, or an elliptic curve's of at least 256.",
+const SUITES: Rule = Rule::should(
+    "tls.suites",
+    "API content type; (KMS in AWS GovCloud)",
+    "A suite with AES-256-GCM is accepted: KMS in GovCloud does not offer ChaCha20-Poly1305.",
 );
 const MTLS_ASKED: Rule = Rule::should(
     "mtls.required",
@@ -70,55 +68,97 @@ const MTLS_STRANGER: Rule = Rule::must(
 
 /// All rules of this file.
 pub(super) const RULES: &[&Rule] = &[
+    &REACHABLE,
     &ENDPOINT,
+    &IPV4,
     &NETWORK,
     &HTTPS,
     &HANDSHAKE,
     &VERSIONS,
-    &CHAIN,
-    &NAME,
-    &EXPIRY,
-    &KEY,
+    &SUITES,
     &MTLS_ASKED,
     &MTLS_STRANGER,
 ];
 
+/// The extent of the checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All checks.
+    Whole,
+    /// Only those without handshakes that a right proxy refuses.
+    Brief,
+}
+
 /// Checks name, network and TLS. Returns the addresses if calls are possible.
-///
-/// # Errors
-/// The proxy cannot be reached at all.
-pub fn examine(options: &Options, report: &mut Report) -> io::Result<Option<Vec<SocketAddr>>> {
-    let addresses = client::resolve(&options.endpoint)?;
-    // This precedes all checks: a proxy that does not listen is not a failed check.
+pub fn examine(options: &Options, extent: Extent, report: &mut Report) -> Option<Vec<SocketAddr>> {
+    match try_examine(options, extent, report) {
+        Ok(addresses) => addresses,
+        Err(error) => {
+            report.add(&REACHABLE, None, Outcome::Broken(format!("it cannot be reached: {error}")));
+            None
+        }
+    }
+}
+
+fn try_examine(
+    options: &Options,
+    extent: Extent,
+    report: &mut Report,
+) -> io::Result<Option<Vec<SocketAddr>>> {
+    let found = client::resolve(options.connect_to.as_ref().unwrap_or(&options.endpoint))?;
+    let ipv4: Vec<SocketAddr> = found.iter().copied().filter(SocketAddr::is_ipv4).collect();
+    let has_ipv4 = !ipv4.is_empty();
+    let mut addresses = if has_ipv4 { ipv4 } else { found.clone() };
+    addresses.truncate(MAX_PROBE_ADDRESSES);
     let socket = client::connect(&addresses, PROBE_CALL_TIMEOUT)?;
     let texts: Vec<String> = addresses.iter().map(|one| one.ip().to_string()).collect();
-    report.tell("addresses", json!(texts));
-    report.add(&ENDPOINT, None, endpoint(options, &texts.join(", ")));
+    let (texts, peer) = (texts.join(", "), socket.peer_addr()?);
+    report.tell("addresses", json!(texts.split(", ").collect::<Vec<_>>()));
+    let Options { endpoint, trust, .. } = options;
+    let handshaken = endpoint.is_https.then(|| {
+        let started = Instant::now();
+        let (handshake, client) =
+            Client::over(socket, endpoint, trust, started, PROBE_CALL_TIMEOUT);
+        (handshake.unwrap_or_default(), client.map(drop))
+    });
+    if let Some((handshake, Err(error))) = &handshaken
+        && is_silent_end(error, handshake)
+    {
+        let why = "it accepts connections and ends them before a handshake";
+        return Err(io::Error::other(format!("{why} ({error})")));
+    }
+    report.add(&REACHABLE, None, Outcome::Held(peer.to_string()));
+    report.add(&ENDPOINT, None, self::endpoint(options, &texts));
+    report.add(&IPV4, None, over_ipv4(&found, has_ipv4));
     report.add(&NETWORK, None, round_trip(&addresses));
-    if !options.endpoint.is_https {
+    let Some((handshake, outcome)) = handshaken else {
         report.add(&HTTPS, None, Outcome::Broken("plain HTTP, as --insecure-http says".to_owned()));
         return Ok(Some(addresses));
-    }
-    let started = Instant::now();
-    let Options { endpoint, trust, .. } = options;
-    let (handshake, client) = Client::over(socket, endpoint, trust, started, PROBE_CALL_TIMEOUT);
-    let handshake = handshake.unwrap_or_default();
-    let is_open = client.is_ok();
-    let why = client.err().map(|error| error.to_string()).unwrap_or_default();
-    report_handshake(options, &handshake, is_open, &why, report);
-    if !is_open {
+    };
+    report_handshake(options, &handshake, outcome.as_ref().err(), report);
+    if outcome.is_err() {
         return Ok(None);
     }
-    let offers = [TlsVersion::Tls13, TlsVersion::Tls12].map(|version| {
-        let mut trust = trust.clone();
-        trust.version = Some(version);
-        open(options, &addresses, &trust).is_ok()
-    });
-    report.add(&VERSIONS, None, versions(offers));
-    if options.has_identity {
-        mutual(options, &addresses, report);
+    if extent == Extent::Whole {
+        offers(options, &addresses, report);
     }
     Ok(Some(addresses))
+}
+
+/// Checks what the proxy offers and requires in handshakes.
+fn offers(options: &Options, addresses: &[SocketAddr], report: &mut Report) {
+    let offers = [TlsVersion::Tls13, TlsVersion::Tls12].map(|version| {
+        let mut trust = options.trust.clone();
+        trust.version = Some(version);
+        open(options, addresses, &trust).is_ok()
+    });
+    report.add(&VERSIONS, None, versions(offers));
+    let accepted = accepted_suites(options, addresses);
+    report.add(&SUITES, None, suites(&accepted));
+    report.tell("suites", json!(accepted));
+    if options.has_identity {
+        mutual(options, addresses, report);
+    }
 }
 
 fn endpoint(options: &Options, addresses: &str) -> Outcome {
@@ -154,80 +194,83 @@ fn near(time: Duration) -> Outcome {
     if time <= MAX_NETWORK_ROUND_TRIP { Outcome::Held(came) } else { Outcome::Broken(came) }
 }
 
+/// Reports the outcome of a handshake, with the certificate that came.
 fn report_handshake(
     options: &Options,
     handshake: &Handshake,
-    is_open: bool,
-    why: &str,
+    error: Option<&io::Error>,
     report: &mut Report,
 ) {
     let chain: Vec<Certificate> =
-        handshake.chain.iter().filter_map(|der| certificate::read(der)).collect();
+        handshake.chain.iter().filter_map(|der| Certificate::parse(der)).collect();
     report.tell(
         "tls",
         json!({
             "version": handshake.version,
             "suite": handshake.suite,
             "group": handshake.group,
-            "chain": chain.iter().map(Certificate::to_json).collect::<Vec<_>>(),
+            "chain": chain.iter().map(certificate_checks::to_json).collect::<Vec<_>>(),
             "chain_der": handshake.chain.iter().map(|der| base64(der)).collect::<Vec<_>>(),
         }),
     );
+    report.expiry = chain.iter().map(|one| one.not_after_unix_secs).min();
     // Certificate errors are reported below.
     let is_certificate =
         matches!(&handshake.trust, Some(Err(_))) || matches!(&handshake.name, Some(Err(_)));
-    report.add(
-        &HANDSHAKE,
-        None,
-        if is_open {
-            Outcome::Held(handshake.summary())
-        } else if is_certificate {
-            Outcome::Untried("the certificate is not right".to_owned())
-        } else {
-            Outcome::Broken(why.to_owned())
-        },
-    );
-    if let Some(trust) = &handshake.trust {
-        report.add(&CHAIN, None, trusted(trust, &chain));
-    }
-    if let (Some(name), Some(first)) = (&handshake.name, chain.first()) {
-        let names = first.names.join(", ");
-        let host = &options.endpoint.host;
-        report.add(
-            &NAME,
-            None,
-            match name {
-                Ok(()) => Outcome::Held(format!("{host} is among: {names}")),
-                Err(why) => Outcome::Broken(format!("{host} is not among: {names} ({why})")),
-            },
-        );
-    }
-    if let Some(soonest) = chain.iter().min_by_key(|one| one.days_left) {
-        let days = soonest.days_left;
-        let came = format!("{days} days left for {}, until {}", soonest.subject, soonest.not_after);
-        let is_long = days >= CERTIFICATE_WARNING_DAYS;
-        report.add(&EXPIRY, None, if is_long { Ok(came) } else { Err(came) });
-    }
-    if let Some(first) = chain.first() {
-        let came = first.key.clone();
-        report.add(&KEY, None, if first.is_key_strong { Ok(came) } else { Err(came) });
-    }
+    let (outcome, code) = match error {
+        None => (Outcome::Held(handshake.summary()), None),
+        Some(_) if is_certificate => {
+            (Outcome::Untried("the certificate is not right".to_owned()), None)
+        }
+        Some(error) if is_timeout(error) => {
+            (Outcome::Broken("the handshake took too long".to_owned()), Some(kms_codes::TIMED_OUT))
+        }
+        Some(error) => (Outcome::Broken(error.to_string()), Some(kms_codes::INVALID_TLS)),
+    };
+    report.add_with_code(&HANDSHAKE, None, outcome, code);
+    certificate_checks::examine(options, handshake, &chain, report);
 }
 
-fn trusted(trust: &Result<Anchor, String>, chain: &[Certificate]) -> Outcome {
-    let names: Vec<&str> = chain.iter().map(|one| one.subject.as_str()).collect();
-    let issuer = chain.last().map(|one| one.issuer.as_str()).unwrap_or_default();
-    let way = format!("{} <- {issuer}", names.join(" <- "));
-    match trust {
-        Ok(Anchor::System) => Outcome::Held(way),
-        Ok(Anchor::Extra) => {
-            Outcome::Held(format!("{way}; by --ca only, and KMS trusts public authorities"))
-        }
-        Err(why) => {
-            let is_unknown = why.contains("UnknownIssuer");
-            let hint = if is_unknown { "; --ca FILE trusts another authority" } else { "" };
-            Outcome::Broken(format!("{way}: {why}{hint}"))
-        }
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Returns whether the peer ended the connection without a word, as a load balancer does that has
+/// no target.
+fn is_silent_end(error: &io::Error, handshake: &Handshake) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let ends = [BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof];
+    handshake.chain.is_empty() && ends.contains(&error.kind())
+}
+
+/// Returns the suites of the specification that the proxy accepts.
+fn accepted_suites(options: &Options, addresses: &[SocketAddr]) -> Vec<String> {
+    let accepts = |suite: &SpecSuite| {
+        let mut trust = options.trust.clone();
+        trust.only_suite = Some(*suite);
+        open(options, addresses, &trust).is_ok()
+    };
+    SpecSuite::all().filter(accepts).map(SpecSuite::name).collect()
+}
+
+fn suites(accepted: &[String]) -> Outcome {
+    let came = accepted.join(", ");
+    let is_right = accepted.iter().any(|name| name.contains("AES_256_GCM"));
+    if is_right { Outcome::Held(came) } else { Outcome::Broken(format!("only {came}")) }
+}
+
+fn over_ipv4(found: &[SocketAddr], has_ipv4: bool) -> Outcome {
+    let texts: Vec<String> = found
+        .iter()
+        .filter(|one| one.is_ipv4() == has_ipv4)
+        .map(|one| one.ip().to_string())
+        .collect();
+    let texts = texts.join(", ");
+    let others = found.iter().filter(|one| one.is_ipv6()).count();
+    match (has_ipv4, others) {
+        (true, 0) => Outcome::Held(texts),
+        (true, _) => Outcome::Held(format!("{texts}; its IPv6 addresses are not used, as by KMS")),
+        (false, _) => Outcome::Broken(format!("only IPv6 addresses: {texts}")),
     }
 }
 
@@ -264,7 +307,7 @@ fn mutual(options: &Options, addresses: &[SocketAddr], report: &mut Report) {
     let anonymous = get(options, addresses, &trust);
     let is_asked = anonymous.is_err();
     report.add(&MTLS_ASKED, None, refused(anonymous, "without a certificate"));
-    let name = format!("cks.kms.{}.amazonaws.com", options.signer.region);
+    let name = partition::kms_client_name(&options.signer.region);
     let outcome = if is_asked {
         stranger(&name).and_then(|(certificate, key)| {
             trust.identify_by(certificate, key).map_err(|error| error.to_string())
@@ -283,9 +326,7 @@ fn mutual(options: &Options, addresses: &[SocketAddr], report: &mut Report) {
 fn refused(answer: io::Result<u16>, how: &str) -> Outcome {
     match answer {
         Ok(status) => Outcome::Broken(format!("a client {how} got status {status}")),
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
-        {
+        Err(error) if is_timeout(&error) => {
             Outcome::Broken(format!("a client {how} was left waiting"))
         }
         Err(error) => Outcome::Held(format!("a client {how} got: {error}")),
@@ -300,6 +341,7 @@ fn stranger(name: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
 }
 
 #[cfg(test)]
+#[expect(clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -308,5 +350,26 @@ mod tests {
     fn round_trips() {
         assert!(matches!(near(Duration::from_millis(35)), Outcome::Held(_)));
         assert!(matches!(near(Duration::from_millis(36)), Outcome::Broken(_)));
+    }
+
+    /// KMS uses IPv4 alone; IPv6 addresses beside it do no harm.
+    #[test]
+    fn addresses() {
+        let four = SocketAddr::from(([192, 0, 2, 1], 443));
+        let six = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 443));
+        assert_eq!(over_ipv4(&[four], true), Outcome::Held("192.0.2.1".to_owned()));
+        let Outcome::Held(both) = over_ipv4(&[six, four], true) else { panic!("not held") };
+        assert!(both.starts_with("192.0.2.1; its IPv6"), "{both}");
+        let only = Outcome::Broken("only IPv6 addresses: 2001:db8::1".to_owned());
+        assert_eq!(over_ipv4(&[six], false), only);
+    }
+
+    /// KMS in GovCloud has no ChaCha20-Poly1305.
+    #[test]
+    fn accepted() {
+        let of = |name: &str| suites(&[name.to_owned()]);
+        assert!(matches!(of("TLS13_AES_256_GCM_SHA384"), Outcome::Held(_)));
+        assert!(matches!(of("TLS13_CHACHA20_POLY1305_SHA256"), Outcome::Broken(_)));
+        assert_eq!(SpecSuite::all().count(), 4);
     }
 }

@@ -8,15 +8,16 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
+use super::certificate_for_kms::warn_of_kms;
 use super::certificate_uses::warn_of_uses;
 use super::file::{self, Ownership};
 use super::section::{Member, shown_path};
+use crate::certificate::Certificate;
+use crate::certificate::facts::date;
 use crate::limits::{CERTIFICATE_WARNING_DAYS, MAX_PEM_BYTES};
-use crate::observe::timestamp::civil_from_days;
 
 /// U+FEFF in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -27,6 +28,8 @@ const SECS_PER_DAY: i64 = 86_400;
 pub struct CertificateSummary {
     /// Subject distinguished name.
     pub subject: String,
+    /// Common names (CN) in the subject.
+    pub common_names: Vec<String>,
     /// DNS names of the subjectAltName extension.
     pub names: Vec<String>,
     /// Time of expiry, in seconds since 1970.
@@ -165,10 +168,11 @@ pub(super) fn certified_key(
 }
 
 /// Warns of properties that clients may reject and of an approaching expiry, and returns a summary
-/// for the log.
+/// for the log. `is_for_kms` tells whether KMS is the client.
 pub(super) fn inspect_chain(
     chain: &[CertificateDer<'static>],
     member: &Member<'_>,
+    is_for_kms: bool,
 ) -> Option<CertificateSummary> {
     let mut parsed = Vec::with_capacity(chain.len());
     for (index, der) in chain.iter().enumerate() {
@@ -197,17 +201,21 @@ pub(super) fn inspect_chain(
         let remedy = "put the server's certificate first, then the one that issued it, and so on";
         member.warning(problem, remedy);
     }
-    warn_of_uses(&parsed, member);
-    let end_entity = parsed.first()?;
-    let names = dns_names(end_entity);
-    if names.is_empty() {
+    let facts: Vec<Certificate> = chain.iter().filter_map(|der| Certificate::parse(der)).collect();
+    warn_of_uses(&parsed, &facts, member);
+    let server = facts.first()?;
+    if server.dns_names.is_empty() {
         let problem = "the certificate has no DNS name (subjectAltName): KMS will reject it";
         member.warning(problem, "have it issued for the proxy's DNS name");
     }
+    if is_for_kms {
+        warn_of_kms(&facts, member);
+    }
     Some(CertificateSummary {
-        subject: end_entity.subject().to_string(),
-        names,
-        not_after_unix_secs: end_entity.validity().not_after.timestamp(),
+        subject: server.subject.clone(),
+        common_names: server.common_names.clone(),
+        names: server.dns_names.clone(),
+        not_after_unix_secs: server.not_after_unix_secs,
     })
 }
 
@@ -230,19 +238,6 @@ pub(super) fn inspect_authorities(
     }
 }
 
-fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
-    let Ok(Some(extension)) = certificate.subject_alternative_name() else {
-        return Vec::new();
-    };
-    let names = extension.value.general_names.iter();
-    names
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some((*name).to_owned()),
-            _ => None,
-        })
-        .collect()
-}
-
 /// Warns of the expiry but does not refuse an expired certificate, which would turn a warning into
 /// an outage. Some clients accept it, and calls work again as soon as it is replaced.
 fn warn_of_dates(certificate: &X509Certificate<'_>, name: &str, member: &Member<'_>) {
@@ -261,9 +256,4 @@ fn warn_of_dates(certificate: &X509Certificate<'_>, name: &str, member: &Member<
         let days = (end - now) / SECS_PER_DAY;
         member.warning(format!("{name} expires on {}, in {days} days", date(end)), replace);
     }
-}
-
-fn date(unix_secs: i64) -> String {
-    let (year, month, day) = civil_from_days(unix_secs.div_euclid(SECS_PER_DAY));
-    format!("{year:04}-{month:02}-{day:02}")
 }

@@ -4,19 +4,24 @@
 use x509_parser::certificate::X509Certificate;
 
 use super::section::{Member, shown};
+use crate::certificate::{Authorities, Certificate};
 
 /// id-pe-tlsfeature (RFC 7633, 6), and the number of status_request in its list.
 const TLS_FEATURE: &str = "1.3.6.1.5.5.7.1.24";
 const STATUS_REQUEST: [u8; 3] = [0x02, 0x01, 0x05];
 
 /// Warns of each such property in a chain, the server's certificate first.
-pub(super) fn warn_of_uses(chain: &[X509Certificate<'_>], member: &Member<'_>) {
+pub(super) fn warn_of_uses(
+    chain: &[X509Certificate<'_>],
+    facts: &[Certificate],
+    member: &Member<'_>,
+) {
     let Some(server) = chain.first() else { return };
-    if chain.len() == 1 && server.issuer().as_raw() != server.subject().as_raw() {
+    if is_alone(facts) {
         let issuer = shown(&server.issuer().to_string());
         let problem = format!(
-            "the file has the server's certificate alone, and not that of its issuer, {issuer}: \
-             KMS refuses the handshake unless that is a root it trusts"
+            "the file has the server's certificate alone, and not that of its issuer, {issuer}, \
+             which is no root that KMS accepts: KMS refuses the handshake"
         );
         member.warning(problem, "append the certificates that lead to the root, the issuer first");
     }
@@ -53,6 +58,12 @@ pub(super) fn warn_of_uses(chain: &[X509Certificate<'_>], member: &Member<'_>) {
             member.warning(problem, "have one issued that is signed with SHA-256");
         }
     }
+}
+
+/// Returns whether the issuer's certificate has to be in the file too.
+pub(super) fn is_alone(chain: &[Certificate]) -> bool {
+    matches!(chain, [server] if !server.is_self_issued)
+        && Authorities::shipped().named(chain).is_none()
 }
 
 fn requires_stapling(certificate: &X509Certificate<'_>) -> bool {

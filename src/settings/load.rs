@@ -143,7 +143,7 @@ fn read_settings(
     report.set_strict_about_files(strict == Some(true));
     let server = server::read(&root, environment);
     let tracing = tracing::read(&root);
-    let security = security::read(&root);
+    let security = security::read(&root, server.as_ref().map(|server| server.region.as_str()));
     let is_sigv4_auth_enabled = security.as_ref().is_none_or(|it| it.is_sigv4_auth_enabled);
     let stores = stores::read(&root, is_sigv4_auth_enabled);
     if let (Some(server), Some(stores)) = (&server, &stores) {

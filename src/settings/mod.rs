@@ -7,6 +7,7 @@ mod admin;
 mod audit;
 mod capabilities;
 mod certificate;
+mod certificate_for_kms;
 mod certificate_uses;
 mod client_tls;
 mod client_verifier;

@@ -37,7 +37,8 @@ pub(super) struct Security {
     pub(super) policy: Option<Arc<Policy>>,
 }
 
-pub(super) fn read(root: &Section<'_>) -> Option<Security> {
+/// Reads both sections. `region` is that of the key stores, if it is known.
+pub(super) fn read(root: &Section<'_>, region: Option<&str>) -> Option<Security> {
     let remedy = "add it with is_sigv4_auth_enabled, is_tls_enabled and is_mtls_enabled";
     let section = root.require_section("security", remedy)?;
     let switch = |name| {
@@ -73,7 +74,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Security> {
     let tls = if is_tls_enabled {
         let remedy = "add it with tls_cert_pem and tls_key_pem, or set is_tls_enabled to false";
         let section = root.require_section("tls", remedy)?;
-        Some(tls::read(&section, is_mtls_enabled)?)
+        Some(tls::read(&section, is_mtls_enabled, region)?)
     } else {
         None
     };

@@ -13,6 +13,7 @@ use crate::limits::{
     MAX_EVENT_LOOPS, MAX_PROXY_NETWORKS, MAX_TCP_KEEPALIVE_PROBES, MAX_TCP_KEEPALIVE_SECS,
     MAX_TIMEOUT_MILLI,
 };
+use crate::partition;
 use crate::proto::xks::version_tag;
 use crate::server::config::{ProxyProtocol, TcpKeepalive};
 use crate::server::network::Network;
@@ -71,8 +72,7 @@ pub(super) fn read(root: &Section<'_>, environment: Environment<'_>) -> Option<S
     let port_remedy = "write the port that KMS connects to, such as 443";
     let port = section.require("port", port_remedy).and_then(|member| port(&member));
     let port_http_ping = section.value_or("port_http_ping", DEFAULT_PING_PORT, self::port);
-    let region =
-        section.require("region", REGION_REMEDY).and_then(|member| scope(&member, REGION_REMEDY));
+    let region = section.require("region", REGION_REMEDY).and_then(|member| region(&member));
     let service = section
         .require("service", SERVICE_REMEDY)
         .and_then(|member| scope(&member, SERVICE_REMEDY));
@@ -183,6 +183,19 @@ pub(super) fn port(member: &Member<'_>) -> Option<u16> {
 
 /// Reads a part of the SigV4 scope, in which slashes separate the parts. KMS sends no other
 /// characters than those allowed here.
+fn region(member: &Member<'_>) -> Option<String> {
+    let region = scope(member, REGION_REMEDY)?;
+    if partition::known(&region).is_none() {
+        let problem = format!(
+            "\"{}\" is a Region of no partition that this version knows: names in messages are \
+             those of commercial Regions",
+            shown(&region)
+        );
+        member.warning(problem, REGION_REMEDY);
+    }
+    Some(region)
+}
+
 fn scope(member: &Member<'_>, remedy: &str) -> Option<String> {
     let text = member.string(remedy)?;
     if text.is_empty() {

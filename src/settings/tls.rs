@@ -16,6 +16,7 @@ use super::certificate::{
 use super::client_verifier::ClientVerifier;
 use super::section::{Section, shown};
 use crate::limits::TLS_SESSION_CACHE_SIZE;
+use crate::partition;
 
 const CERT_REMEDY: &str = "name the PEM file with the server's certificate, followed by those \
                            that lead to the CA";
@@ -24,8 +25,9 @@ const CA_REMEDY: &str = "name the PEM file with the CAs that issue clients' cert
                          is_mtls_enabled to false";
 const ADMIN_CA_REMEDY: &str = "name the PEM file with the CAs that issue the certificates of Prometheus \
                                and administrators";
-const NAME_REMEDY: &str = "write the name in KMS's client certificate, \
-                           \"cks.kms.<region>.amazonaws.com\"";
+
+/// Beginning of the names in KMS's client certificates.
+const KMS_NAMES_BEGIN: &str = "cks.kms.";
 
 /// Returns the suites and groups that KMS uses, and no weaker ones (XKS specification, API content
 /// type). With the feature `fips`, returns those that FIPS 140-3 approves.
@@ -67,11 +69,18 @@ pub struct Tls {
     pub client_name: Option<String>,
 }
 
-pub(super) fn read(section: &Section<'_>, is_mtls_enabled: bool) -> Option<Tls> {
+/// Reads `[tls]`. `region` is that of the key stores, if it is known.
+pub(super) fn read(
+    section: &Section<'_>,
+    is_mtls_enabled: bool,
+    region: Option<&str>,
+) -> Option<Tls> {
     let provider = Arc::new(provider());
-    let verifier =
-        if is_mtls_enabled { client_verifier(section, &provider).map(Some) } else { Some(None) };
-    read_with(section, provider, verifier)
+    let verifier = match is_mtls_enabled {
+        true => client_verifier(section, &provider, region).map(Some),
+        false => Some(None),
+    };
+    read_with(section, provider, verifier, true)
 }
 
 /// Reads the TLS members of `[admin]`. If `client_ca` names a member, clients need a certificate,
@@ -83,13 +92,14 @@ pub(super) fn read_admin(section: &Section<'_>, client_ca: Option<&str>) -> Opti
             .map(|chain| Some((None, Arc::new(ClientVerifier::new(chain, None)) as _))),
         None => Some(None),
     };
-    read_with(section, provider, verifier)
+    read_with(section, provider, verifier, false)
 }
 
 fn read_with(
     section: &Section<'_>,
     provider: Arc<CryptoProvider>,
     verifier: Option<Option<NamedVerifier>>,
+    is_for_kms: bool,
 ) -> Option<Tls> {
     let cert_member = section.require("tls_cert_pem", CERT_REMEDY);
     let key_member = section.require("tls_key_pem", KEY_REMEDY);
@@ -97,7 +107,7 @@ fn read_with(
     let key = key_member.as_ref().and_then(read_key);
     let (cert_member, key_member) = (cert_member?, key_member?);
     let chain = chain?;
-    let certificate = inspect_chain(&chain, &cert_member)?;
+    let certificate = inspect_chain(&chain, &cert_member, is_for_kms)?;
     let certified = certified_key(chain, key?, &provider, &cert_member, &key_member);
     let (client_name, verifier) = match verifier? {
         Some((name, verifier)) => (name, Some(verifier)),
@@ -150,8 +160,12 @@ fn server_config(
 
 type NamedVerifier = (Option<String>, Arc<dyn ClientCertVerifier>);
 
-fn client_verifier(section: &Section<'_>, provider: &Arc<CryptoProvider>) -> Option<NamedVerifier> {
-    let name = client_name(section);
+fn client_verifier(
+    section: &Section<'_>,
+    provider: &Arc<CryptoProvider>,
+    region: Option<&str>,
+) -> Option<NamedVerifier> {
+    let name = client_name(section, region);
     let chain = chain_verifier(section, "mtls_client_ca_pem", CA_REMEDY, provider)?;
     let name = name?;
     let text = name.as_ref().map(|name| name.to_str().into_owned());
@@ -191,18 +205,37 @@ fn chain_verifier(
     }
 }
 
-fn client_name(section: &Section<'_>) -> Option<Option<ServerName<'static>>> {
+/// Reads the name that client certificates must have, and warns of one that KMS in the settings'
+/// Region does not have.
+fn client_name(section: &Section<'_>, region: Option<&str>) -> Option<Option<ServerName<'static>>> {
+    let expected = region.map(partition::kms_client_name);
+    let remedy = match &expected {
+        Some(name) => format!("write the name in KMS's client certificate, \"{name}\""),
+        None => "write the name in KMS's client certificate, \"cks.kms.REGION.\" and the DNS \
+                 suffix of the Region's partition"
+            .to_owned(),
+    };
     let Some(member) = section.get("mtls_client_dns_name") else {
         let problem = "it is missing, so anyone with a certificate of the CA can connect";
         let location = section.location_of("mtls_client_dns_name");
-        section.report().warning(&location, problem, NAME_REMEDY);
+        section.report().warning(&location, problem, &*remedy);
         return Some(None);
     };
-    let text = member.string(NAME_REMEDY)?;
+    let text = member.string(&remedy)?;
+    if let (Some(region), Some(expected)) = (region, &expected)
+        && text.starts_with(KMS_NAMES_BEGIN)
+        && !text.eq_ignore_ascii_case(expected)
+    {
+        let problem = format!(
+            "\"{}\" is not the name of KMS in {region}, the [server] region: KMS there is refused",
+            shown(text)
+        );
+        member.warning(problem, &*remedy);
+    }
     match ServerName::try_from(text.to_owned()) {
         Ok(name @ ServerName::DnsName(_)) => Some(Some(name)),
         _ => {
-            member.mistake(format!("\"{}\" is not a DNS name", shown(text)), NAME_REMEDY);
+            member.mistake(format!("\"{}\" is not a DNS name", shown(text)), &*remedy);
             None
         }
     }

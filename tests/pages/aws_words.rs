@@ -110,7 +110,7 @@ fn each_error_of_ours_has_a_row() {
 #[test]
 fn codes_of_the_probe_are_explained() {
     let page = Page::read(PAGE).text;
-    let files = ["src/probe/kms.rs", "src/probe/kms_by_check.rs"];
+    let files = ["src/probe/kms_codes.rs", "src/probe/kms_by_check.rs"];
     let sources = files.map(|file| {
         let source = fs::read_to_string(root().join(file)).unwrap();
         source.split("#[cfg(test)]").next().unwrap().to_owned()

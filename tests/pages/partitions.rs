@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use xks_proxy::partition::PARTITIONS;
+
 use crate::pages::{Page, root};
 
 fn template(name: &str) -> String {
@@ -60,6 +62,29 @@ fn templates_suit_every_partition() {
 fn a_name_of_one_partition_is_found() {
     assert_eq!(of_one_partition("  - !Sub cks.kms.${AWS::Region}.amazonaws.com\n").len(), 1);
     assert_eq!(of_one_partition("  Arn: arn:aws:sns:a:b:c\n# amazonaws.com\n").len(), 1);
+}
+
+/// The program knows the partitions of the table, and no others.
+#[test]
+fn the_program_has_those_of_the_table() {
+    let page = Page::read("docs/operations.md").text;
+    let partitions = row(&page, "partition, and");
+    let suffixes = row(&page, "DNS suffix");
+    let clients = row(&page, "KMS's principal at");
+    let regions = row(&page, "Regions ");
+    assert_eq!(partitions.len(), PARTITIONS.len());
+    for (index, known) in PARTITIONS.iter().enumerate() {
+        assert_eq!(name(&partitions[index]), known.name);
+        assert!(partitions[index].contains(&format!("`arn:{}:`", known.name)));
+        assert_eq!(name(&suffixes[index]), known.dns_suffix);
+        // Two partitions have one suffix, which the table says once.
+        let of_suffix = PARTITIONS.iter().position(|it| it.dns_suffix == known.dns_suffix);
+        let client = name(&clients[of_suffix.unwrap()]);
+        assert_eq!(client, format!("cks.kms.REGION.{}", known.dns_suffix));
+        for region in regions[index].split('`').skip(1).step_by(2) {
+            assert_eq!(xks_proxy::partition::known(region), Some(known), "{region}");
+        }
+    }
 }
 
 #[test]

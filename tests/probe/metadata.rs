@@ -121,7 +121,7 @@ fn is_malformed() {
         let run = probe_at(&StandIn::http(fault));
         assert!(run.failed().contains(&"encrypt.answer"), "{fault}: {}", run.text);
         assert!(run.came("encrypt.answer").starts_with(why), "{fault}: {}", run.text);
-        assert_eq!(run.code, Some(1));
+        assert_eq!(run.code, Some(13));
     }
 }
 

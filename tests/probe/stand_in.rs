@@ -57,6 +57,17 @@ impl StandIn {
         Self::serve("", "localhost", Some(config(certificates, name, Kind::Plain)))
     }
 
+    /// TLS with the certificate of this name, called by this host's name, with this fault.
+    pub fn named(certificates: &Certificates, name: &str, host: &str, fault: &str) -> Self {
+        Self::serve(fault, host, Some(config(certificates, name, Kind::Plain)))
+    }
+
+    /// Plain HTTP at this port.
+    pub fn at(port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        Self::serve_at(listener, "", "127.0.0.1", None)
+    }
+
     /// mTLS that accepts any client certificate.
     pub fn careless_mtls(certificates: &Certificates) -> Self {
         Self::serve("", "localhost", Some(config(certificates, "server", Kind::Careless)))
@@ -79,6 +90,15 @@ impl StandIn {
 
     fn serve(fault: &str, host: &str, tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        Self::serve_at(listener, fault, host, tls)
+    }
+
+    fn serve_at(
+        listener: TcpListener,
+        fault: &str,
+        host: &str,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Self {
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
             fault: fault.to_owned(),
@@ -136,6 +156,8 @@ impl Shared {
             "http.content-type" if is_error => answer.content_type = "text/plain",
             "http.version" => answer.version = "HTTP/1.0",
             "http.keep-alive" if is_error => answer.is_last = true,
+            "closes each connection" => answer.is_last = true,
+            "slow" if is_measured || request.path.ends_with("/health") => std::thread::sleep(slow),
             "http.in-time" if request.path.contains("no-such-store") => std::thread::sleep(slow),
             "health.time" if request.path.ends_with("/health") => std::thread::sleep(slow),
             "authentication.clock" => {
@@ -297,7 +319,7 @@ impl Shared {
     fn health(&self) -> Answer {
         let status = match () {
             () if self.is("health.status") => "DEGRADED",
-            () if self.is("health.status-unavailable") => "UNAVAILABLE",
+            () if self.is("health.usable") => "UNAVAILABLE",
             () => "ACTIVE",
         };
         let size = if self.is("health.answer") { 0 } else { 1 };
@@ -506,9 +528,10 @@ fn config(certificates: &Certificates, name: &str, kind: Kind) -> Arc<ServerConf
         Kind::Careless => builder.with_client_cert_verifier(Arc::new(Careless)),
         _ => builder.with_no_client_auth(),
     };
-    let chain = CertificateDer::from_pem_file(certificates.path(&format!("{name}_cert.pem")));
+    let chain = CertificateDer::pem_file_iter(certificates.path(&format!("{name}_cert.pem")));
+    let chain: Result<Vec<_>, _> = chain.unwrap().collect();
     let key = PrivateKeyDer::from_pem_file(certificates.path(&format!("{name}_key.pem")));
-    Arc::new(builder.with_single_cert(vec![chain.unwrap()], key.unwrap()).unwrap())
+    Arc::new(builder.with_single_cert(chain.unwrap(), key.unwrap()).unwrap())
 }
 
 /// Requests a client certificate and accepts any.

@@ -21,17 +21,23 @@ fn certificates() {
     assert_eq!(run.failed(), Vec::<&str>::new(), "{}", run.text);
 
     let run = probe_at(&stand_in, "localhost", &[]);
-    assert_eq!((run.code, run.failed()), (Some(1), vec!["tls.chain"]), "{}", run.text);
+    assert_eq!(
+        (run.code, run.failed()),
+        (Some(10), vec!["tls.chain", "tls.kms-authority"]),
+        "{}",
+        run.text
+    );
     assert!(!run.text.contains("health"), "{}", run.text);
     assert_eq!(run.kms("tls.chain"), "XKS_PROXY_INVALID_TLS_CONFIGURATION");
     // The certificate is for 127.0.0.1 and localhost.
     let run = probe_at(&stand_in, "ip6-localhost", &ca);
-    assert!(run.code == Some(69) || run.failed() == ["tls.name"], "{}", run.text);
+    assert!(run.code == Some(69) || run.failed() == ["tls.name", "tls.subject"], "{}", run.text);
 
     let client_ca = certificates.path("client_ca.pem");
     let stand_in = StandIn::tls(&certificates, &format!("{:?}", ClientIdentity::Expired));
     let run = probe_at(&stand_in, "localhost", &["--ca", client_ca.to_str().unwrap()]);
-    assert_eq!(run.failed(), ["tls.chain", "tls.name"], "{}", run.text);
+    let wrong = ["tls.chain", "tls.kms-authority", "tls.name", "tls.subject"];
+    assert_eq!(run.failed(), wrong, "{}", run.text);
     assert!(run.with_verdict("warn").contains(&"tls.expiry"), "{}", run.text);
     assert!(run.came("tls.chain").contains("expired"), "{}", run.text);
 }

@@ -52,7 +52,7 @@ pub fn from_params(params: CertificateParams) -> Identity {
 }
 
 pub fn self_signed(names: &[&str]) -> Identity {
-    from_params(params(names, "the proxy"))
+    from_params(params(names, names.first().unwrap_or(&"the proxy")))
 }
 
 pub fn authority(name: &str) -> Identity {
@@ -78,6 +78,20 @@ fn tls_text((cert, key): (&str, &str), more: &str, is_mtls: bool) -> String {
         + &format!("[tls]\ntls_cert_pem = \"{cert}\"\ntls_key_pem = \"{key}\"\n{more}\n")
 }
 
+/// Returns whether the finding is that KMS does not know the certificate's authority.
+pub fn is_of_authority(finding: &Finding) -> bool {
+    finding.member == "tls.tls_cert_pem" && finding.problem.contains("authorities that KMS accepts")
+}
+
+/// Returns the warnings without that of the authority, of which KMS knows none that a test can use,
+/// and whether there was one.
+fn warnings_of(findings: Vec<Finding>) -> (Vec<String>, bool) {
+    let warnings = findings.into_iter().filter(|it| it.severity == Severity::Warning);
+    let (of_authority, others): (Vec<_>, Vec<_>) = warnings.partition(is_of_authority);
+    assert!(of_authority.len() <= 1, "{of_authority:?}");
+    (others.iter().map(Finding::to_string).collect(), !of_authority.is_empty())
+}
+
 /// The key inside a PKCS#8 structure: SEC1 or PKCS#1 (RFC 5958, 2: the third member).
 fn inner_key(key: &KeyPair) -> Vec<u8> {
     use x509_parser::der_parser::parse_der;
@@ -98,7 +112,7 @@ fn each_kind_of_key_is_taken() {
     let place = Place::new();
     let ec = self_signed(&["a.example"]);
     let rsa_key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
-    let rsa_params = params(&["a.example"], "rsa");
+    let rsa_params = params(&["a.example"], "a.example");
     let rsa = Identity {
         certificate: rsa_params.self_signed(&rsa_key).unwrap(),
         params: rsa_params,
@@ -115,7 +129,7 @@ fn each_kind_of_key_is_taken() {
         let (cert, _) = identity.write(&place, "server");
         let key = place.write("server.key", key);
         let (settings, findings) = load_tls(&place, (&cert, &key), "").unwrap();
-        assert!(findings.iter().all(|it| it.severity == Severity::Notice), "{findings:#?}");
+        assert_eq!(warnings_of(findings), (vec![], true));
         let tls = settings.tls.unwrap();
         assert_eq!(tls.certificate.names, ["a.example"]);
         assert!(!tls.is_client_certificate_required && tls.client_name.is_none());
@@ -222,11 +236,12 @@ fn dates_names_and_order_are_warned_of() {
         place.write("server.crt", std::fs::read_to_string(&cert).unwrap() + also);
         let (settings, findings) = load_tls(&place, (&cert, &key), "").unwrap();
         assert!(settings.tls.is_some());
-        let warnings = findings.into_iter().filter(|it| it.severity == Severity::Warning);
-        warnings.map(|it| it.to_string()).collect::<Vec<_>>()
+        let (warnings, is_private) = warnings_of(findings);
+        assert!(is_private);
+        warnings
     };
     let lasting = |begin: Duration, end: Duration| {
-        let mut params = params(&["a.example"], "dates");
+        let mut params = params(&["a.example"], "a.example");
         params.not_before = epoch + begin;
         params.not_after = epoch + end;
         from_params(params)
@@ -241,7 +256,7 @@ fn dates_names_and_order_are_warned_of() {
     let nameless = warnings(&self_signed(&[]), "");
     assert!(nameless.len() == 1 && nameless[0].contains("no DNS name"), "{nameless:?}");
     let (root, stranger) = (authority("root"), authority("stranger"));
-    let issued = root.issue(params(&["a.example"], "leaf"));
+    let issued = root.issue(params(&["a.example"], "a.example"));
     assert!(warnings(&issued, &root.certificate.pem()).is_empty());
     let unordered = warnings(&issued, &stranger.certificate.pem());
     assert!(unordered.len() == 1 && unordered[0].contains("not the issuer"), "{unordered:?}");
@@ -255,8 +270,10 @@ fn what_kms_refuses_is_warned_of() {
         let (cert, key) = server.write(&place, "server");
         place.write("server.crt", pem);
         let (_, findings) = load_tls(&place, (&cert, &key), "").unwrap();
-        let warnings = findings.into_iter().filter(|it| it.severity == Severity::Warning);
-        warnings.map(|it| it.to_string()).collect::<Vec<_>>()
+        // Without the issuer's certificate, the authority is not known.
+        let (warnings, is_private) = warnings_of(findings);
+        assert_eq!(is_private, !warnings.iter().any(|it| it.contains("certificate alone")));
+        warnings
     };
     let root_key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
     let mut root_params = params(&[], "the root");
@@ -264,7 +281,7 @@ fn what_kms_refuses_is_warned_of() {
     let certificate = root_params.self_signed(&root_key).unwrap();
     let root = Identity { certificate, params: root_params, key: root_key };
     let leaf = |change: &dyn Fn(&mut CertificateParams)| {
-        let mut params = params(&["a.example"], "leaf");
+        let mut params = params(&["a.example"], "a.example");
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         change(&mut params);
@@ -277,7 +294,11 @@ fn what_kms_refuses_is_warned_of() {
     assert_eq!(warnings(&own, &own.certificate.pem()), [""; 0]);
 
     let alone = warnings(&right, &right.certificate.pem());
-    assert!(alone.len() == 1 && alone[0].contains("issuer, CN=the root: KMS"), "{alone:?}");
+    assert!(
+        alone.len() == 1
+            && alone[0].contains("issuer, CN=the root, which is no root that KMS accepts: KMS"),
+        "{alone:?}"
+    );
     type Change = &'static dyn Fn(&mut CertificateParams);
     let cases: [(Change, &str); 3] = [
         (
@@ -319,4 +340,88 @@ fn what_kms_refuses_is_warned_of() {
     assert!(weak.len() == 1 && weak[0].contains("certificate 1 of the file is signed with SHA-1"));
     // A root's own signature does not matter.
     assert_eq!(warnings(&right, &(right.certificate.pem() + &with_sha1(&root))), [""; 0]);
+}
+
+/// What KMS wants and other clients do not: `probe` checks the same from outside.
+#[test]
+fn what_kms_alone_wants_is_warned_of() {
+    let place = Place::new();
+    let load = |server: &Identity, more: &str| {
+        let (cert, key) = server.write(&place, "server");
+        place.write("server.crt", server.certificate.pem() + more);
+        warnings_of(load_tls(&place, (&cert, &key), "").unwrap().1)
+    };
+    let named = |common_name: &str| from_params(params(&["a.example", "*.b.example"], common_name));
+    for right in ["a.example", "A.EXAMPLE.", "*.b.example"] {
+        assert_eq!(load(&named(right), ""), (vec![], true), "{right}");
+    }
+    let (other, _) = load(&named("a\u{1b}.other"), "");
+    let expected = "certificate's common name (CN), a\\u{1b}.other, is none of its DNS names";
+    assert!(other.len() == 1 && other[0].contains(expected), "{other:?}");
+    let mut nameless = params(&["a.example"], "");
+    nameless.distinguished_name = rcgen::DistinguishedName::new();
+    let (none, _) = load(&from_params(nameless), "");
+    assert!(none.len() == 1 && none[0].contains("no common name (CN)"), "{none:?}");
+
+    let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let edwards = params(&["a.example"], "a.example");
+    let certificate = edwards.self_signed(&key).unwrap();
+    let (unusable, _) = load(&Identity { certificate, params: edwards, key }, "");
+    assert!(unusable.len() == 1 && unusable[0].contains("1.3.101.112"), "{unusable:?}");
+
+    // A root of the list by its name, whatever the order of the parts; it need not be in the file.
+    let mut root = params(&[], "Amazon Root CA 1");
+    root.distinguished_name.push(DnType::OrganizationName, "Amazon");
+    root.distinguished_name.push(DnType::CountryName, "US");
+    root.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = from_params(root);
+    let mut intermediate = params(&[], "an intermediate");
+    intermediate.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let intermediate = root.issue(intermediate);
+    let leaf = intermediate.issue(params(&["a.example"], "a.example"));
+    assert_eq!(load(&leaf, &intermediate.certificate.pem()), (vec![], false));
+    let direct = root.issue(params(&["a.example"], "a.example"));
+    assert_eq!(load(&direct, ""), (vec![], false));
+}
+
+/// A name of KMS in another Region or partition than the settings' is warned of; another name may
+/// be meant for a test.
+#[test]
+fn the_name_of_kms_belongs_to_the_region() {
+    let place = Place::new();
+    let (cert, key) = self_signed(&["a.example"]).write(&place, "server");
+    let (ca, _) = authority("a CA").write(&place, "ca");
+    let found = |region: &str, name: &str| {
+        let more = format!("mtls_client_ca_pem = \"{ca}\"\n{name}");
+        let text = tls_text((&cert, &key), &more, true);
+        let text = text.replace("region = \"us-east-1\"", &format!("region = \"{region}\""));
+        let (_, findings) = place.load(&text).unwrap();
+        let findings = findings.into_iter().filter(|it| {
+            ["server.region", "tls.mtls_client_dns_name"].contains(&it.member.as_str())
+        });
+        findings.map(|it| it.to_string()).collect::<Vec<_>>()
+    };
+    let name = |name: &str| format!("mtls_client_dns_name = \"{name}\"\n");
+    for (region, right) in [
+        ("us-east-1", "cks.kms.us-east-1.amazonaws.com"),
+        ("eusc-de-east-1", "cks.kms.eusc-de-east-1.amazonaws.eu"),
+        ("cn-north-1", "cks.kms.cn-north-1.amazonaws.com.cn"),
+        ("us-east-1", "us-east-1.alpha.cks.kms.aws.internal.amazonaws.com"),
+    ] {
+        assert_eq!(found(region, &name(right)), [""; 0]);
+        if right.starts_with("cks.") {
+            let missing = found(region, "");
+            assert!(missing.len() == 1 && missing[0].contains(right), "{missing:?}");
+        }
+    }
+    for (region, wrong, right) in [
+        ("us-east-1", "cks.kms.us-east-2.amazonaws.com", "cks.kms.us-east-1.amazonaws.com"),
+        ("cn-north-1", "cks.kms.cn-north-1.amazonaws.com", "cks.kms.cn-north-1.amazonaws.com.cn"),
+    ] {
+        let found = found(region, &name(wrong));
+        assert!(found.len() == 1 && found[0].contains("is not the name of KMS in"), "{found:?}");
+        assert!(found[0].contains(&format!("\"{right}\"")), "{found:?}");
+    }
+    let unknown = found("xx-north-1", &name("cks.kms.xx-north-1.amazonaws.com"));
+    assert!(unknown.len() == 1 && unknown[0].contains("of no partition"), "{unknown:?}");
 }

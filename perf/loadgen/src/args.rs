@@ -34,9 +34,12 @@ pub enum Command {
     MakeCert {
         /// Directory for ca.pem, server.pem, server.key, client.pem and client.key
         directory: PathBuf,
-        /// The client's name
-        #[arg(long, default_value = "cks.kms.us-east-1.amazonaws.com")]
-        client_name: String,
+        /// The client's name; by default that of KMS in the Region
+        #[arg(long)]
+        client_name: Option<String>,
+        /// The Region of the client's name
+        #[arg(long, default_value = "us-east-1")]
+        region: String,
     },
 }
 

@@ -23,6 +23,8 @@ mod client;
 mod connection;
 mod corpus;
 mod metrics;
+#[path = "../../../src/partition.rs"]
+mod partition;
 mod plot;
 mod pool;
 mod process;
@@ -62,7 +64,8 @@ fn main() -> ExitCode {
         Command::Run(arguments) if arguments.recommend => recommend(&arguments),
         Command::Run(arguments) => load(&arguments),
         Command::Plot(arguments) => plot_files(&arguments).map(|()| ExitCode::SUCCESS),
-        Command::MakeCert { directory, client_name } => {
+        Command::MakeCert { directory, client_name, region } => {
+            let client_name = client_name.unwrap_or_else(|| partition::kms_client_name(&region));
             certificates::make(&directory, &client_name)
                 .map(|()| ExitCode::SUCCESS)
                 .map_err(|error| format!("{}: {error}", directory.display()))

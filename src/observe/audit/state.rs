@@ -119,6 +119,14 @@ impl StateFile {
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
+
+    /// Releases the lock early, after the last write.
+    ///
+    /// # Errors
+    /// The system's error; the lock is then released when this is dropped.
+    pub(super) fn unlock(&self) -> io::Result<()> {
+        self.file.unlock()
+    }
 }
 
 fn encode(chain: &Chain, file_bytes: u64, is_clean: bool, bytes: &mut [u8; STATE_BYTES]) {

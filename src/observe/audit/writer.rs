@@ -145,6 +145,8 @@ impl Writer {
         // notices that they are missing.
         self.save_state(has_written_all);
         let _ = self.state_file.sync();
+        // Whoever waits for the end may open the log again at once.
+        let _ = self.state_file.unlock();
         wipe_stack();
         self.queue.lines.finish();
         None

@@ -46,6 +46,15 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Adds a duration.
+    pub fn record(&mut self, micros: u64) {
+        let bucket = BOUNDS_MICROS.partition_point(|bound| u64::from(*bound) < micros);
+        if let Some(bucket) = self.buckets.get_mut(bucket) {
+            *bucket += 1;
+        }
+        self.sum_micros += micros;
+    }
+
     /// Returns the number of durations.
     #[must_use]
     pub fn count(&self) -> u64 {

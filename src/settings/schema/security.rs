@@ -101,7 +101,8 @@ pub(super) const TLS: SectionSchema = SectionSchema {
             "mtls_client_dns_name",
             Form::Text,
             Absent::Described("any name, with a warning"),
-            "Name that the client certificate must bear: `cks.kms.<region>.amazonaws.com`.",
+            "Name that the client certificate must bear: `cks.kms.REGION.` and the DNS suffix of \
+             the Region's partition.",
         ),
     ],
 };
