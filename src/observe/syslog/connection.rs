@@ -152,3 +152,22 @@ fn tcp(host_port: &str) -> io::Result<TcpStream> {
     }
     Err(last)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// A collector that never stops talking does not keep the thread from sending.
+    #[test]
+    fn a_collector_that_talks_without_end() {
+        let check = thread::spawn(|| is_at_end(io::repeat(b'x')));
+        let end = Instant::now() + SYSLOG_WRITE_TIMEOUT;
+        while !check.is_finished() {
+            assert!(Instant::now() < end, "it is read without end");
+            thread::yield_now();
+        }
+        assert!(check.join().is_ok_and(|is_at_end| !is_at_end));
+    }
+}
