@@ -21,9 +21,13 @@ pub const SYSLOG_WRITE_BYTES: usize = 16 * 1024;
 pub const MAX_SYSLOG_READS: u32 = 16;
 /// Time for a connection to each of a collector's addresses.
 pub const SYSLOG_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for a handshake, and for a collector to take what is sent together. After it, the
-/// connection is given up.
-pub const SYSLOG_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a handshake.
+pub const SYSLOG_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a collector to take what is sent together. After it, the connection is given up.
+pub const SYSLOG_WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes that the kernel takes for a TCP connection (it reserves twice as much). They count as sent:
+/// each connection to a collector that hangs may swallow so many, so they are few.
+pub const SYSLOG_SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Time after which a TCP connection ends if the collector's machine acknowledges nothing.
 pub const SYSLOG_UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest wait before a collector is tried again.

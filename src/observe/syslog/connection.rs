@@ -8,14 +8,17 @@ use std::time::Instant;
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout, set_tcp_user_timeout};
+use rustix::net::sockopt::{
+    Timeout, set_socket_send_buffer_size, set_socket_timeout, set_tcp_user_timeout,
+};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::config::Address;
 use super::message::Framing;
 use super::tls::{TlsStream, WithoutWaiting};
 use crate::limits::{
-    MAX_SYSLOG_READS, SYSLOG_CONNECT_TIMEOUT, SYSLOG_UNACKNOWLEDGED_TIMEOUT, SYSLOG_WRITE_TIMEOUT,
+    MAX_SYSLOG_READS, SYSLOG_CONNECT_TIMEOUT, SYSLOG_SEND_BUFFER_BYTES,
+    SYSLOG_UNACKNOWLEDGED_TIMEOUT, SYSLOG_WRITE_TIMEOUT,
 };
 
 pub(super) enum Connection {
@@ -139,7 +142,7 @@ fn tcp(host_port: &str) -> io::Result<TcpStream> {
         match TcpStream::connect_timeout(&address, SYSLOG_CONNECT_TIMEOUT) {
             Ok(socket) => {
                 socket.set_write_timeout(Some(SYSLOG_WRITE_TIMEOUT))?;
-                socket.set_read_timeout(Some(SYSLOG_WRITE_TIMEOUT))?;
+                set_socket_send_buffer_size(&socket, SYSLOG_SEND_BUFFER_BYTES)?;
                 socket.set_nodelay(true)?;
                 // A collector that is gone without a word (a failed machine) is noticed by what it
                 // does not acknowledge.

@@ -11,7 +11,7 @@ use rustix::net::{RecvFlags, recv};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
-use crate::limits::{MAX_SYSLOG_READS, SYSLOG_WRITE_BYTES, SYSLOG_WRITE_TIMEOUT};
+use crate::limits::{MAX_SYSLOG_READS, SYSLOG_HANDSHAKE_TIMEOUT, SYSLOG_WRITE_BYTES};
 
 /// The name that a collector's certificate must have, and the configuration for new connections,
 /// which a reload replaces.
@@ -52,7 +52,8 @@ pub(super) struct TlsStream {
 impl TlsStream {
     /// Performs the handshake.
     pub(super) fn open(mut socket: TcpStream, tls: &ClientTls) -> io::Result<Self> {
-        let deadline = Instant::now() + SYSLOG_WRITE_TIMEOUT;
+        let deadline = Instant::now() + SYSLOG_HANDSHAKE_TIMEOUT;
+        socket.set_read_timeout(Some(SYSLOG_HANDSHAKE_TIMEOUT))?;
         let mut connection = ClientConnection::new(tls.config.load_full(), tls.name.clone())
             .map_err(io::Error::other)?;
         connection.set_buffer_limit(Some(2 * SYSLOG_WRITE_BYTES));
