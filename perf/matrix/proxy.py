@@ -61,6 +61,7 @@ def settings_text(scenario, work, port, ping_port, module):
         "external_key_stores": stores,
         "pkcs11.session_pool_max_size": scenario.sessions,
         "pkcs11.PKCS11_HSM_MODULE": module,
+        **dict(scenario.more),
     })
 
 

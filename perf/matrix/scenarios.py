@@ -47,6 +47,8 @@ class Scenario:
     keys: int = 1
     #: max_requests_per_sec of a second store, /noisy/store; None for no such store.
     noisy_quota: int | None = None
+    #: Further members of the settings: pairs of dotted name and value.
+    more: tuple = ()
     #: Kind of plot to draw: "latency", "over-time" or "rate".
     plot: str | None = None
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use rcgen::{BasicConstraints, CertificateParams, DnType, DnValue, IsCa, Issuer, KeyPair};
 use sha2::{Digest as _, Sha256};
 
+use crate::common::Setup;
 use crate::common::certificates::Certificates;
 use crate::run::{Run, probe};
 use crate::stand_in::StandIn;
@@ -191,4 +192,27 @@ fn ipv6() {
 fn probe_at(stand_in: &StandIn) -> Run {
     let url = format!("http://127.0.0.1:{}/store", stand_in.port());
     probe(&[&url, "--key-id", "key", "--insecure-http"])
+}
+
+/// `check` knows before anything starts whether the certificate is for the name that KMS calls.
+#[test]
+fn check_of_a_name() {
+    let prepared = Setup::new().tls().prepare();
+    let (code, text) = prepared.run(&["check", "--dns-name", "localhost"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("the certificate is for localhost\n"), "{text}");
+    let (code, text) = prepared.run(&["check", "--dns-name", HOST]);
+    assert_eq!(code, Some(78), "{text}");
+    let expected = format!("tls.tls_cert_pem: {HOST} is none of its DNS names (subjectAltName)");
+    assert!(text.contains(&expected) && text.contains(INVALID_TLS), "{text}");
+
+    let authority = Authority::new(prepared.certificates.path("").as_path(), "another authority");
+    authority.issue(&prepared.certificates.path(""), "server", &[HOST], Some("other.example.com"));
+    let (code, text) = prepared.run(&["check", "--dns-name", HOST]);
+    assert_eq!(code, Some(78), "{text}");
+    assert!(text.contains("none of its common names (CN)"), "{text}");
+
+    let plain = Setup::new().prepare();
+    let (code, text) = plain.run(&["check", "--dns-name", HOST]);
+    assert!(code == Some(78) && text.contains("TLS is off"), "{text}");
 }
