@@ -16,6 +16,9 @@ pub const MAX_SYSLOG_TAG_BYTES: usize = 42;
 pub const MAX_SYSLOG_SERVERS: usize = 8;
 /// Bytes of messages that are sent together: a TLS record.
 pub const SYSLOG_WRITE_BYTES: usize = 16 * 1024;
+/// Reads of what a collector says, which has nothing to say, each time its connection is checked: one
+/// that never ends must not keep the thread from sending.
+pub const MAX_SYSLOG_READS: u32 = 16;
 /// Time for a connection to each of a collector's addresses.
 pub const SYSLOG_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for a handshake.
@@ -31,6 +34,13 @@ pub const SYSLOG_UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(20);
 pub const MAX_SYSLOG_BACKOFF: Duration = Duration::from_secs(10);
 /// Interval at which an idle connection is checked.
 pub const SYSLOG_IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Age below which a connection that the collector ends has failed: a load balancer without a
+/// collector behind it accepts connections and closes them. Longer than the interval at which an
+/// idle one is checked.
+pub const SYSLOG_EARLY_END: Duration = Duration::from_secs(3);
+/// Time for which the next connection after such an end must last before lines are sent on it, which
+/// would be lost without an error.
+pub const SYSLOG_TRIAL: Duration = Duration::from_secs(1);
 /// Time between two lines of the log about the same collector's failures and lost lines.
 pub const SYSLOG_REPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// Time for the last lines to be sent when the process stops.

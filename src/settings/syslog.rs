@@ -58,7 +58,30 @@ pub(super) fn read(root: &Section<'_>) -> Option<Vec<SyslogConfig>> {
     }
     // All of them are read, so that all mistakes are reported.
     let configs: Vec<_> = sections.iter().map(|section| collector(section, has_audit)).collect();
-    configs.into_iter().collect()
+    let configs: Vec<_> = configs.into_iter().collect::<Option<_>>()?;
+    are_distinct(&sections, &configs).then_some(configs)
+}
+
+/// Returns whether no collector gets the same lines twice. It would have them twice, and so would the
+/// metrics, whose labels are the server and the log.
+fn are_distinct(sections: &[Section<'_>], configs: &[SyslogConfig]) -> bool {
+    let mut is_right = true;
+    for (index, (section, config)) in sections.iter().zip(configs).enumerate() {
+        let name = config.address.name();
+        let is_same = |other: &SyslogConfig| {
+            other.address.name() == name
+                && (other.log.is_some() && config.log.is_some()
+                    || other.audit.is_some() && config.audit.is_some())
+        };
+        if let Some(former) = configs.iter().take(index).position(is_same) {
+            let problem = format!("syslog[{former}] sends the same lines to this server");
+            let remedy = "remove one of the two, or let one of them send \"log\" and the other \
+                          \"audit\"";
+            section.report().mistake(&section.location_of("server"), problem, remedy);
+            is_right = false;
+        }
+    }
+    is_right
 }
 
 fn collector(section: &Section<'_>, has_audit: bool) -> Option<SyslogConfig> {

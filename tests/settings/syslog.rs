@@ -132,3 +132,23 @@ fn without_effect() {
     let warning = findings.iter().find(|it| it.member == "syslog[0].server_ca_pem").unwrap();
     assert!(warning.problem.contains("no effect without TLS"), "{warning}");
 }
+
+/// The same lines are not sent to a collector twice; each log may have its own section.
+#[test]
+fn a_server_that_is_named_twice() {
+    let place = Place::new();
+    let server = "server = \"unix:/dev/log\"\n";
+    let twice = |one: &str, other: &str| {
+        let text = [one, other].map(|send| section(&format!("{server}send = \"{send}\"\n")));
+        load(&place, &(audit(&place) + &text.concat()))
+    };
+    for (one, other) in [("all", "log"), ("audit", "all"), ("log", "log")] {
+        let findings = twice(one, other).unwrap_err();
+        let told = mistakes(&findings);
+        let [mistake] = told.as_slice() else { panic!("{told:#?}") };
+        assert_eq!(mistake.member, "syslog[1].server");
+        assert!(mistake.problem.contains("syslog[0]"), "{mistake}");
+        assert!(mistake.remedy.contains("send") && mistake.position.is_some(), "{mistake}");
+    }
+    assert_eq!(twice("log", "audit").unwrap().0.len(), 2);
+}

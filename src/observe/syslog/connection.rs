@@ -17,8 +17,8 @@ use super::config::Address;
 use super::message::Framing;
 use super::tls::{TlsStream, WithoutWaiting};
 use crate::limits::{
-    SYSLOG_CONNECT_TIMEOUT, SYSLOG_SEND_BUFFER_BYTES, SYSLOG_UNACKNOWLEDGED_TIMEOUT,
-    SYSLOG_WRITE_TIMEOUT,
+    MAX_SYSLOG_READS, SYSLOG_CONNECT_TIMEOUT, SYSLOG_SEND_BUFFER_BYTES,
+    SYSLOG_UNACKNOWLEDGED_TIMEOUT, SYSLOG_WRITE_TIMEOUT,
 };
 
 pub(super) enum Connection {
@@ -112,10 +112,11 @@ pub(super) fn is_too_long(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error())
 }
 
-/// Reads and discards whatever has arrived, and returns whether the peer has ended the stream.
+/// Reads and discards what has arrived, and returns whether the peer has ended the stream. The end
+/// is not found behind more than [`MAX_SYSLOG_READS`] take.
 fn is_at_end(mut stream: impl io::Read) -> bool {
     let mut unused = [0; 512];
-    loop {
+    for _ in 0..MAX_SYSLOG_READS {
         match stream.read(&mut unused) {
             Ok(0) => return true,
             Ok(_) => {}
@@ -123,6 +124,7 @@ fn is_at_end(mut stream: impl io::Read) -> bool {
             Err(error) => return error.kind() != ErrorKind::WouldBlock,
         }
     }
+    false
 }
 
 /// Connects to a Unix socket. The time-out also bounds the wait for a listener whose queue is full.
@@ -152,4 +154,23 @@ fn tcp(host_port: &str) -> io::Result<TcpStream> {
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// A collector that never stops talking does not keep the thread from sending.
+    #[test]
+    fn a_collector_that_talks_without_end() {
+        let check = thread::spawn(|| is_at_end(io::repeat(b'x')));
+        let end = Instant::now() + SYSLOG_WRITE_TIMEOUT;
+        while !check.is_finished() {
+            assert!(Instant::now() < end, "it is read without end");
+            thread::yield_now();
+        }
+        assert!(check.join().is_ok_and(|is_at_end| !is_at_end));
+    }
 }

@@ -14,8 +14,8 @@ use super::message::{Framing, Origin};
 use super::stats::{Counters, SyslogStats};
 use crate::backoff::Backoff;
 use crate::limits::{
-    LOG_WRITE_INTERVAL, MAX_SYSLOG_BACKLOG_BYTES, MAX_SYSLOG_BACKOFF, SYSLOG_IDLE_INTERVAL,
-    SYSLOG_REPORT_INTERVAL, SYSLOG_WRITE_BYTES,
+    LOG_WRITE_INTERVAL, MAX_SYSLOG_BACKLOG_BYTES, MAX_SYSLOG_BACKOFF, SYSLOG_EARLY_END,
+    SYSLOG_IDLE_INTERVAL, SYSLOG_REPORT_INTERVAL, SYSLOG_TRIAL, SYSLOG_WRITE_BYTES,
 };
 use crate::observe::line_queue::LineQueue;
 use crate::observe::metrics::counter::SharedCounter;
@@ -50,6 +50,8 @@ impl Forwarder {
             address,
             origin,
             connection: None,
+            opened: Instant::now(),
+            has_ended_early: false,
             backoff: Backoff::up_to(MAX_SYSLOG_BACKOFF),
             out: Vec::with_capacity(2 * SYSLOG_WRITE_BYTES),
             lines_in_out: 0,
@@ -101,6 +103,10 @@ impl Forwarder {
     }
 }
 
+fn ended_early() -> io::Error {
+    io::Error::other("the collector accepts connections, and closes them at once")
+}
+
 fn count(lines: &[u8]) -> u64 {
     memchr_iter(b'\n', lines).count() as u64
 }
@@ -112,6 +118,10 @@ struct Sender {
     framing: Framing,
     origin: Origin,
     connection: Option<Connection>,
+    /// Time at which the last connection was made.
+    opened: Instant,
+    /// True if the collector ended the last connection early ([`SYSLOG_EARLY_END`]).
+    has_ended_early: bool,
     backoff: Backoff,
     /// Messages that are sent together.
     out: Vec<u8>,
@@ -210,12 +220,7 @@ impl Sender {
     }
 
     fn try_to_send(&mut self) -> io::Result<()> {
-        if self.connection.as_mut().is_some_and(Connection::has_ended) {
-            self.disconnected();
-        }
-        if self.connection.is_none() {
-            self.connect()?;
-        }
+        self.ensure_connected()?;
         match &mut self.connection {
             Some(connection) => connection.send(&self.out),
             None => Err(io::ErrorKind::NotConnected.into()),
@@ -223,8 +228,28 @@ impl Sender {
         .inspect(|()| self.backoff.reset())
     }
 
+    /// Makes a connection unless there is one that the collector has not ended.
+    fn ensure_connected(&mut self) -> io::Result<()> {
+        if self.connection.as_mut().is_some_and(Connection::has_ended) {
+            self.disconnected();
+            self.has_ended_early = self.opened.elapsed() < SYSLOG_EARLY_END;
+            if self.has_ended_early {
+                return Err(ended_early());
+            }
+        }
+        if self.connection.is_none() { self.connect() } else { Ok(()) }
+    }
+
     fn connect(&mut self) -> io::Result<()> {
-        self.connection = Some(Connection::open(&self.address)?);
+        let mut connection = Connection::open(&self.address)?;
+        self.opened = Instant::now();
+        if self.has_ended_early {
+            self.forwarder.queue.wait_to_retry(SYSLOG_TRIAL);
+            if connection.has_ended() {
+                return Err(ended_early());
+            }
+        }
+        self.connection = Some(connection);
         let counters = &self.forwarder.counters;
         counters.is_connected.store(true, Ordering::Relaxed);
         *counters.trouble.lock() = None;
@@ -257,12 +282,7 @@ impl Sender {
 
     /// While there is nothing to send: notices a connection that has ended, and makes a new one.
     fn check_connection(&mut self) {
-        if self.connection.as_mut().is_some_and(Connection::has_ended) {
-            self.disconnected();
-        }
-        if self.connection.is_none()
-            && let Err(error) = self.connect()
-        {
+        if let Err(error) = self.ensure_connected() {
             self.failed(&error);
         }
     }

@@ -158,3 +158,29 @@ fn a_collector_that_restarts() {
     assert_eq!(sequence(&text), [1, 2, 3, 4, 5]);
     assert_eq!(text.lines().count(), 5);
 }
+
+/// A load balancer without a collector behind it accepts and closes. That is a failure, and the lines
+/// wait for a collector: on such a connection they would be lost, though counted as sent.
+#[test]
+fn a_collector_that_accepts_and_closes() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let forwarder = start(Address::Tcp(listener.local_addr().unwrap().to_string()));
+    for _ in 0..2 {
+        drop(listener.accept().unwrap());
+    }
+    wait_until(|| forwarder.stats().failures > 0);
+    forwarder.push(b"one\n");
+    for _ in 0..2 {
+        drop(listener.accept().unwrap());
+    }
+    let (mut peer, _) = listener.accept().unwrap();
+    let stats = forwarder.stats();
+    assert_eq!((stats.sent_lines, stats.is_connected), (0, false), "{stats:?}");
+    assert!(stats.trouble.unwrap().contains("closes them"));
+    wait_until(|| forwarder.stats().sent_lines == 1);
+    let stats = forwarder.stats();
+    assert!(stats.is_connected && stats.trouble.is_none(), "{stats:?}");
+    let mut buffer = [0; 2000];
+    let count = peer.read(&mut buffer).unwrap();
+    assert!(buffer[..count].ends_with(b"one"));
+}

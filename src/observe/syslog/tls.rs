@@ -11,7 +11,7 @@ use rustix::net::{RecvFlags, recv};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
-use crate::limits::{SYSLOG_HANDSHAKE_TIMEOUT, SYSLOG_WRITE_BYTES};
+use crate::limits::{MAX_SYSLOG_READS, SYSLOG_HANDSHAKE_TIMEOUT, SYSLOG_WRITE_BYTES};
 
 /// The name that a collector's certificate must have, and the configuration for new connections,
 /// which a reload replaces.
@@ -87,9 +87,10 @@ impl TlsStream {
     }
 
     /// Reads whatever has arrived, without waiting, and returns whether the collector has closed
-    /// the connection. Session tickets, changes of keys and the like are taken up.
+    /// the connection. Session tickets, changes of keys and the like are taken up. The end is not
+    /// found behind more than [`MAX_SYSLOG_READS`] take.
     pub(super) fn has_ended(&mut self) -> bool {
-        loop {
+        for _ in 0..MAX_SYSLOG_READS {
             match self.connection.read_tls(&mut WithoutWaiting(&self.socket)) {
                 Ok(0) => return true,
                 Ok(_) => {}
@@ -105,6 +106,7 @@ impl TlsStream {
                 return true;
             }
         }
+        false
     }
 
     /// Says that no more will follow.
