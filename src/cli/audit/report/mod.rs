@@ -56,6 +56,7 @@ enum Format {
 
 /// The command line of `audit report`.
 #[derive(Debug, clap::Args)]
+#[group(id = "report")]
 pub struct Arguments {
     /// The first day, or the first moment (RFC 3339); the log's begin if not given
     #[arg(long, value_name = "TIME", value_parser = time::begin)]
