@@ -3,11 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::common::{Connection, Interposed, Proxy, Setup, Store, token, tools, xks};
+use crate::common::{Connection, Interposed, Prepared, Proxy, Setup, Store, token, tools, xks};
 
 /// A setup with an admin listener at a port that the system chooses.
 pub fn watched() -> Setup {
     Setup::new().set("admin.port", 0)
+}
+
+/// A proxy that has every metric there is.
+fn with_all_metrics() -> Prepared {
+    let mut prepared = super::audit::audited(super::syslog::unreachable(watched().mtls()));
+    if cfg!(feature = "otlp") {
+        prepared.change_settings("otlp.endpoint", "http://localhost:9");
+    }
+    prepared
 }
 
 /// Samples by name and labels, in the exposition format.
@@ -227,11 +236,7 @@ fn a_token_that_is_down_shows() {
 /// Names, types, units and help texts follow Prometheus's conventions.
 #[test]
 fn promtool_is_content_with_the_metrics() {
-    let mut setup = super::audit::audited(super::syslog::unreachable(watched().mtls()));
-    if cfg!(feature = "otlp") {
-        setup.change_settings("otlp.endpoint", "http://localhost:9");
-    }
-    let proxy = setup.start();
+    let proxy = with_all_metrics().start();
     let client = proxy.client();
     client.call("keys/foo/encrypt", &xks::encrypt(b"x", None)).ok();
     let text = proxy.admin_get("/metrics").body;
@@ -267,7 +272,7 @@ fn promtool_is_content_with_the_alerts() {
 /// A panel on a nonexistent metric shows nothing, and such an alert never fires.
 #[test]
 fn dashboard_and_alerts_name_metrics_that_exist() {
-    let proxy = super::audit::audited(super::syslog::unreachable(watched().mtls())).start();
+    let proxy = with_all_metrics().start();
     let client = proxy.client();
     client.call("keys/foo/encrypt", &xks::encrypt(b"x", None)).ok();
     let text = String::from_utf8(proxy.admin_get("/metrics").body).unwrap();
