@@ -5,6 +5,7 @@ mod audit_report;
 mod clock;
 mod drain;
 mod hsm;
+mod otlp;
 mod syslog;
 
 use std::num::NonZeroU32;
@@ -14,6 +15,7 @@ pub use audit_report::*;
 pub use clock::*;
 pub use drain::*;
 pub use hsm::*;
+pub use otlp::*;
 pub use syslog::*;
 
 // ---- AES-GCM and the XKS specification

@@ -18,6 +18,7 @@ mod line_parts;
 mod line_queue;
 pub mod log;
 pub mod metrics;
+pub mod otlp;
 pub mod panics;
 pub mod redaction;
 pub mod syslog;
