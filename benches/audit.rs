@@ -37,6 +37,8 @@ const RECORD: CallRecord<'static> = CallRecord {
     token: Some("xks-proxy"),
     request_bytes: 677,
     response_bytes: 188,
+    started: None,
+    queued_after_micros: None,
     queue_micros: None,
     hsm_micros: None,
     total_micros: 264,

@@ -1,17 +1,21 @@
 //! All limits, with the unit at the end of the name. Limits that the settings can change name their
 //! member. Those of some subjects have their own files.
 
+mod audit_report;
 mod clock;
 mod drain;
 mod hsm;
+mod otlp;
 mod syslog;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+pub use audit_report::*;
 pub use clock::*;
 pub use drain::*;
 pub use hsm::*;
+pub use otlp::*;
 pub use syslog::*;
 
 // ---- AES-GCM and the XKS specification

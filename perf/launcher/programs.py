@@ -39,9 +39,9 @@ def binary(name):
     return path
 
 
-def build():
+def build(*features):
     # The whole workspace, since with fewer packages cargo would select other features and rebuild.
-    command = ["cargo", "build", "--profile", PROFILE, "--locked", "--workspace"]
+    command = ["cargo", "build", "--profile", PROFILE, "--locked", "--workspace", *features]
     subprocess.run(command, cwd=ROOT, check=True)
 
 

@@ -40,8 +40,15 @@ use self::page::Page;
 pub use self::sources::{ServiceInfo, Sources};
 pub use self::tls::Acceptor;
 use crate::limits::{ADMIN_STACK_BYTES, HISTORY_INTERVAL};
+use crate::observe::metrics::exposition::Exposition;
 use crate::observe::metrics::{CLOCK_IS_OFF, exposition};
 use crate::settings;
+
+/// Returns all metrics at this moment, for the export by OTLP.
+#[must_use]
+pub fn metrics_now(sources: &Sources) -> Exposition {
+    prometheus::collect(sources)
+}
 
 /// A bound listener that is not served yet.
 pub struct Admin {
@@ -133,7 +140,7 @@ impl Handler {
             "/metrics" => Answer::new(
                 200,
                 exposition::CONTENT_TYPE,
-                prometheus::expose(&self.sources).into_bytes(),
+                metrics_now(&self.sources).into_text().into_bytes(),
             ),
             "/livez" => Answer::text(200, "alive\n"),
             "/readyz" if self.sources.is_ready() => Answer::text(200, "ready\n"),

@@ -12,11 +12,13 @@ use crate::hsm::usage::Usage;
 use crate::observe::audit::Audit;
 use crate::observe::log::LostLines;
 use crate::observe::metrics::{ClockSkew, Metrics};
+use crate::observe::otlp::stats::OtlpStats;
 use crate::observe::syslog::Syslog;
 use crate::server::lifecycle::Lifecycle;
 use crate::settings;
 
 /// The parts of the process about which the listener reports.
+#[derive(Clone)]
 pub struct Sources {
     /// Counters of the event loops.
     pub metrics: Arc<Metrics>,
@@ -30,6 +32,8 @@ pub struct Sources {
     pub lost_lines: LostLines,
     /// The audit log, if there is one.
     pub audit: Audit,
+    /// Counters of the export by OTLP, if there is one.
+    pub otlp: Option<Arc<OtlpStats>>,
     /// The forwarding of both to syslog collectors.
     pub syslog: Syslog,
     /// Figures from the settings; replaced with them.

@@ -16,6 +16,7 @@ use crate::observe::metrics::labels::{CallLabel, OutcomeLabel};
 use crate::observe::metrics::process::Process;
 use crate::observe::metrics::reloads::ReloadState;
 use crate::observe::metrics::{Metrics, OutcomeCounts};
+use crate::observe::otlp::stats::{OtlpStats, Signal};
 use crate::observe::syslog::SyslogStats;
 use crate::observe::timestamp::unix_secs;
 
@@ -49,6 +50,8 @@ pub(super) struct Status {
     dropped_log_lines: u64,
     /// `null` without an audit log.
     audit: Option<AuditLog>,
+    /// `null` without an export by OTLP.
+    otlp: Option<Vec<ExportedSignal>>,
     syslog: Vec<Forwarder>,
     history: Columns,
 }
@@ -61,6 +64,31 @@ struct AuditLog {
     dropped_lines: u64,
     refused_calls: u64,
     last_write_unix_secs: u64,
+}
+
+/// Data points, log lines or traced calls.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ExportedSignal {
+    signal: &'static str,
+    is_failing: bool,
+    exported: u64,
+    dropped: u64,
+}
+
+impl ExportedSignal {
+    fn all(stats: &OtlpStats) -> Vec<Self> {
+        let of = |signal: Signal| {
+            let stats = stats.of(signal);
+            Self {
+                signal: signal.name(),
+                is_failing: stats.is_failing(),
+                exported: stats.exported.get(),
+                dropped: stats.dropped().iter().map(|(_, count)| count).sum(),
+            }
+        };
+        Signal::ALL.map(of).into()
+    }
 }
 
 /// The forwarding of one log to one syslog collector.
@@ -325,6 +353,7 @@ pub(super) fn status(sources: &Sources, history: &History) -> Status {
         process: process(),
         panics: metrics.panics.get(),
         dropped_log_lines: sources.lost_lines.dropped_lines(),
+        otlp: sources.otlp.as_deref().map(ExportedSignal::all),
         audit: sources.audit.stats().map(|audit| AuditLog {
             is_failing: audit.is_failing,
             lines: audit.written_lines,

@@ -219,3 +219,15 @@ pub fn run() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    /// No subcommand has two arguments or groups of the same name: release builds do not check that,
+    /// and others panic only when that subcommand is run.
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -1,6 +1,7 @@
-//! The record of one call, for the access log and the audit log.
+//! The record of one call, for the access log, the audit log and traces.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 /// Everything that is logged about one call. Strings come from the peer and are escaped when
 /// written.
@@ -47,6 +48,10 @@ pub struct CallRecord<'a> {
     pub request_bytes: usize,
     /// Length of the answer's body.
     pub response_bytes: usize,
+    /// Time at which the request's first byte arrived; for traces only.
+    pub started: Option<Instant>,
+    /// Microseconds from then until the call was queued for the HSM; for traces only.
+    pub queued_after_micros: Option<u32>,
     /// Microseconds in the queue, if the call needed the HSM.
     pub queue_micros: Option<u32>,
     /// Microseconds in the HSM, if the call needed it.

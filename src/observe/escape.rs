@@ -43,7 +43,7 @@ pub(super) fn push_word(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Appends `text`, escaped but not quoted.
-pub(super) fn push_escaped(out: &mut Vec<u8>, text: &str) {
+pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
     if text.len() <= MAX_LOG_STRING_BYTES && text.bytes().all(is_plain) {
         out.extend_from_slice(text.as_bytes());
         return;

@@ -12,12 +12,13 @@
 
 pub mod audit;
 pub mod call_record;
-mod escape;
+pub mod escape;
 mod line;
 mod line_parts;
 mod line_queue;
 pub mod log;
 pub mod metrics;
+pub mod otlp;
 pub mod panics;
 pub mod redaction;
 pub mod syslog;

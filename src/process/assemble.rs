@@ -80,13 +80,22 @@ impl Assembled {
             metrics,
             log: Arc::clone(&telemetry.log),
             audit: telemetry.audit.clone(),
+            otlp: telemetry.otlp.clone(),
             syslog: telemetry.syslog.clone(),
             state,
             admin: admin.as_ref().and_then(Admin::acceptor),
             notifier,
         };
+        let sources = sources(&reloader);
+        if let Some(otlp) = &reloader.otlp {
+            let sources = sources.clone();
+            otlp.start(move || admin::metrics_now(&sources))
+                .map_err(|error| Failed::unavailable(format!("[otlp]: {error}")))?;
+        }
         if let Some(admin) = admin {
-            start_admin(admin, &reloader)?;
+            admin
+                .start(sources)
+                .map_err(|error| Failed::unavailable(format!("no admin thread: {error}")))?;
         }
         Ok(Self { server, sockets, reloader })
     }
@@ -101,16 +110,17 @@ fn metrics(settings: &Settings, server: &Server, telemetry: &Telemetry) -> Arc<M
     Arc::new(metrics)
 }
 
-fn start_admin(admin: Admin, reloader: &Reloader) -> Result<(), Failed> {
-    let sources = admin::Sources {
+/// Returns what is reported about: by the admin listener and by the export.
+fn sources(reloader: &Reloader) -> admin::Sources {
+    admin::Sources {
         metrics: Arc::clone(&reloader.metrics),
         usage: reloader.state.usage.usage(),
         hsm: Arc::clone(&reloader.in_use.hsm),
         lifecycle: Arc::clone(&reloader.lifecycle),
         lost_lines: reloader.log.lost_lines(),
         audit: reloader.audit.clone(),
+        otlp: reloader.otlp.as_ref().map(|otlp| otlp.stats()),
         syslog: reloader.syslog.clone(),
         service_info: Arc::clone(&reloader.in_use.service_info),
-    };
-    admin.start(sources).map_err(|error| Failed::unavailable(format!("no admin thread: {error}")))
+    }
 }

@@ -72,7 +72,10 @@ impl Running {
         }
         // Written before serving begins, so that it exists once the process is seen to serve.
         let pid_file = settings.server.pid_file.as_deref().map(write_pid_file).transpose()?;
-        let access_log = || reloader.log.access_log().with_audit(reloader.audit.handle());
+        let access_log = || {
+            let traces = reloader.otlp.as_ref().map(|otlp| otlp.traces()).unwrap_or_default();
+            reloader.log.access_log().with_audit(reloader.audit.handle()).with_traces(traces)
+        };
         let loops = server
             .start(&reloader.service, &hsm, access_log, &reloader.metrics, on_end(&has_failed))
             .map_err(|error| Failed::unavailable(format!("no event loop: {error}")))?;

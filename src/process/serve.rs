@@ -15,6 +15,7 @@ use super::telemetry::Telemetry;
 use super::{audit, lockdown, pid_file, startup_log};
 use crate::exit::{EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_WEDGED, Failed};
 use crate::hsm::pkcs11::ffi::{RawModule, set_environment};
+use crate::observe::otlp::Otlp;
 use crate::observe::redaction::shown_path;
 use crate::observe::syslog::Syslog;
 use crate::observe::{log, panics};
@@ -31,9 +32,11 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     set_environment(&settings.pkcs11.environment);
     let dumps = lockdown::dumps(&settings.confinement);
     let modules = lock_down(&settings, &start.notifier)?;
+    let otlp = settings.otlp.as_ref().map(|config| Arc::new(Otlp::new(config)));
+    let lines = otlp.as_ref().and_then(|otlp| otlp.lines());
     let syslog = Syslog::start(&settings.syslog)
         .map_err(|error| Failed::unavailable(format!("[[syslog]]: no thread: {error}")))?;
-    let log = log::start(&settings.tracing, syslog.log())
+    let log = log::start(&settings.tracing, syslog.log(), lines)
         .map_err(|error| Failed::new(EXIT_SETTINGS, format!("[tracing]: {error}")))?;
     let log = Arc::new(log);
     let panics = panics::count_panics();
@@ -45,8 +48,8 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
     }
     let audit = audit::open(&settings, start.takeover.as_ref(), syslog.audit());
     let outcome = audit.and_then(|audit| {
-        let (log, syslog) = (Arc::clone(&log), syslog.clone());
-        let telemetry = Telemetry { log, audit, syslog, panics };
+        let (log, syslog, otlp) = (Arc::clone(&log), syslog.clone(), otlp.clone());
+        let telemetry = Telemetry { log, audit, syslog, otlp, panics };
         let outcome = serve(start, settings, findings, &telemetry);
         if !telemetry.audit.stop() {
             tracing::error!("the audit log's last lines could not be written in time");
@@ -58,6 +61,11 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
         tracing::error!("{}", failed.message);
     }
     tracing::info!("stopped");
+    if let Some(otlp) = &otlp
+        && !otlp.stop()
+    {
+        tracing::warn!("the last metrics, log lines or traces could not be exported in time");
+    }
     log.stop();
     syslog.stop();
     // A normal exit could hang: a module's exit handler might wait for the calls that are stuck in

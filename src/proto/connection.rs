@@ -300,9 +300,10 @@ impl Connection {
         &mut self,
         loop_state: &mut LoopState,
         snapshot: &Snapshot,
-        exchange: Exchange,
+        mut exchange: Exchange,
         request: Arc<Request>,
     ) -> Step {
+        exchange.note_queued(snapshot.now);
         let serial = loop_state.take_serial();
         let deadline = self.started + loop_state.service.options.timeouts.request;
         let job = Job {

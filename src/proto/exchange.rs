@@ -177,6 +177,8 @@ pub(super) struct Exchange {
     /// Attributes of the version that encrypts, while GetKeyMetadata asks whether another one
     /// decrypts, and the number of that other version.
     described: Option<(KeyAttributes, u32)>,
+    /// Time at which it was first queued for the HSM.
+    queued_at: Option<Instant>,
     hsm: Option<HsmReport>,
     audit_line: AuditLine,
 }
@@ -205,6 +207,7 @@ impl Exchange {
             metadata: RequestMetadata::default(),
             authorized: None,
             described: None,
+            queued_at: None,
             hsm: None,
             audit_line: AuditLine::Unreserved,
         }
@@ -237,6 +240,11 @@ impl Exchange {
     /// Returns whether the signature was valid, or none is required.
     pub(super) fn is_authenticated(&self) -> bool {
         self.authenticated.is_some()
+    }
+
+    /// Notes that the HSM is asked. GetKeyMetadata may ask it several times: the first one counts.
+    pub(super) fn note_queued(&mut self, now: Instant) {
+        self.queued_at.get_or_insert(now);
     }
 
     fn call(&self) -> Option<Call> {

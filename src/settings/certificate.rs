@@ -92,6 +92,19 @@ pub(super) fn read_chain(
     }
 }
 
+/// Reads the CAs in a file (DER).
+pub(super) fn read_authorities_der(member: &Member<'_>, remedy: &str) -> Option<Vec<Vec<u8>>> {
+    let authorities = read_chain(member, remedy)?;
+    inspect_authorities(&authorities, member, remedy);
+    Some(authorities.iter().map(|der| der.to_vec()).collect())
+}
+
+/// Returns the CAs that the system trusts (DER); unreadable ones are skipped.
+pub(super) fn system_authorities() -> Vec<Vec<u8>> {
+    let found = rustls_native_certs::load_native_certs();
+    found.certs.iter().map(|der| der.to_vec()).collect()
+}
+
 /// Reads the first private key in a file.
 pub(super) fn read_key(member: &Member<'_>) -> Option<PrivateKeyDer<'static>> {
     let remedy = "name the PEM file with the certificate's private key (PKCS#8, PKCS#1 or SEC1)";

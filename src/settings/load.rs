@@ -17,11 +17,12 @@ use super::security::{self, Confinement};
 use super::server::{self, Server};
 use super::stores::{self, Store};
 use super::tls::Tls;
-use super::{audit, encryption_count, file, key_checks, state, syslog, tracing};
+use super::{audit, encryption_count, file, key_checks, otlp, state, syslog, tracing};
 use crate::hsm::usage::Limit;
 use crate::limits::MAX_SETTINGS_BYTES;
 use crate::observe::audit::AuditConfig;
 use crate::observe::log::LogConfig;
+use crate::observe::otlp::config::OtlpConfig;
 use crate::observe::syslog::SyslogConfig;
 use crate::policy::Policy;
 
@@ -52,6 +53,8 @@ pub struct Settings {
     pub admin: Option<Admin>,
     /// `[audit]`; without it, there is no audit log.
     pub audit: Option<AuditConfig>,
+    /// `[otlp]`; without it, nothing is exported.
+    pub otlp: Option<OtlpConfig>,
     /// `[[syslog]]`; without one, nothing is forwarded.
     pub syslog: Vec<SyslogConfig>,
     /// `[state] directory`; without it, no state survives a restart.
@@ -154,6 +157,7 @@ fn read_settings(
     let limits = limits::read(&root, MemoryLimit::of_process().as_ref());
     let admin = admin::read(&root, server.as_ref());
     let audit = audit::read(&root, stores.as_deref());
+    let otlp = otlp::read(&root);
     let syslog = syslog::read(&root);
     let state_directory = state::read(&root);
     let tokens = pkcs11.as_ref().map(|it| it.tokens.as_slice());
@@ -184,6 +188,7 @@ fn read_settings(
         limits: limits?,
         admin: admin?,
         audit: audit?,
+        otlp: otlp?,
         syslog: syslog?,
         state_directory: state_directory?,
         encryption_limit: encryption_limit?,

@@ -25,6 +25,7 @@ mod load;
 mod load_balancer;
 mod locate;
 mod memory;
+mod otlp;
 mod pkcs11;
 mod pkcs11_logger;
 mod policy;

@@ -4,9 +4,13 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::time::Duration;
 
 use xks_proxy::observe::call_record::CallRecord;
 use xks_proxy::observe::log::{self, JournalForm, LogConfig, LogFile, LogFormat, Rotation};
+use xks_proxy::observe::otlp::Otlp;
+use xks_proxy::observe::otlp::config::{OtlpConfig, TraceConfig};
+use xks_proxy::observe::otlp::stats::Signal;
 use xks_proxy::observe::syslog::{Address, Facility, Syslog, SyslogConfig};
 
 thread_local! {
@@ -56,6 +60,21 @@ fn wait_for_a_lock() {
     });
 }
 
+/// An export of everything, to nowhere: nothing is sent before it is started.
+fn export() -> Otlp {
+    Otlp::new(&OtlpConfig {
+        endpoint: "http://localhost:9".to_owned(),
+        authorities: Vec::new(),
+        headers: Vec::new(),
+        timeout: Duration::from_secs(1),
+        signals: Signal::ALL.to_vec(),
+        metrics_interval: Duration::from_secs(60),
+        log_level: tracing::Level::INFO,
+        traces: TraceConfig { calls_per_million: 1_000_000, slow: Duration::from_millis(100) },
+        resource: Vec::new(),
+    })
+}
+
 /// Formatting and handing over a line must not allocate in an event loop, even with strings to
 /// escape, lines that are left out, and more lines than the buffer holds.
 #[test]
@@ -78,11 +97,12 @@ fn no_allocation_when_warm() {
             mode: 0o640,
         }),
         level: tracing::Level::INFO,
-        format: LogFormat::Json,
+        format: LogFormat::Text,
         journal: JournalForm::Plain,
     };
-    let log = log::start(&config, syslog.log()).unwrap();
-    let mut access_log = log.access_log();
+    let otlp = export();
+    let log = log::start(&config, syslog.log(), otlp.lines()).unwrap();
+    let mut access_log = log.access_log().with_traces(otlp.traces());
     let success = CallRecord {
         peer: Some("2001:db8::1234:5678".parse().unwrap()),
         is_authenticated: true,
@@ -105,12 +125,23 @@ fn no_allocation_when_warm() {
     let before = ALLOCATIONS.get();
     for _ in 0..20 {
         for _ in 0..200 {
-            access_log.write(&success);
-            access_log.write(&unauthenticated);
+            for record in [&success, &unauthenticated] {
+                access_log.write(record);
+                access_log.traces.offer(record);
+            }
         }
         access_log.flush();
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);
+
+    // Nobody takes the traced calls: there is room for these, and not for as many again.
+    let lost = otlp.stats();
+    assert_eq!(lost.of(Signal::Traces).overflowed.get(), 0);
+    for _ in 0..20 * 200 {
+        access_log.traces.offer(&success);
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+    assert_eq!(lost.of(Signal::Traces).overflowed.get(), 2 * 20 * 200 - 4_096);
 
     // Confirms that the counter works and that the lines were written.
     let counted = ALLOCATIONS.get();
@@ -120,6 +151,6 @@ fn no_allocation_when_warm() {
     assert_eq!(log.dropped_lines(), 0);
     let file = std::fs::read_dir(directory.path()).unwrap().next().unwrap().unwrap();
     let text = std::fs::read_to_string(file.path()).unwrap();
-    let successes = text.lines().filter(|line| line.contains("\"status\":200")).count();
+    let successes = text.lines().filter(|line| line.contains(" status=200 ")).count();
     assert_eq!(successes, 1 + 20 * 200);
 }

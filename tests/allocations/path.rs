@@ -238,7 +238,7 @@ fn serve(directory: &Path, is_tls_enabled: bool, policy: Option<&str>, is_audite
 
     key::write_new(&directory.join("audit.key"), &[1; 32]).unwrap();
     let settings = settings(directory, is_tls_enabled, policy);
-    let log = log::start(&settings.tracing, Copies::default()).unwrap();
+    let log = log::start(&settings.tracing, Copies::default(), None).unwrap();
     let audit = match is_audited {
         true => Audit::open(settings.audit.as_ref().unwrap()).unwrap(),
         false => Audit::off(),

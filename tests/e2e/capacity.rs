@@ -47,7 +47,6 @@ fn a_ramp_ends_where_the_sessions_do() {
     let milli = steps[0]["hsm_ms"].as_f64().unwrap();
     assert!((10.0..20.0).contains(&milli), "{said}");
     assert!(said.contains("raise session_pool_max_size"), "{said}");
-    assert!(said.contains("do not reach 1800/s"), "{said}");
 }
 
 /// An HSM that does two calls at a time, however many sessions it has, takes longer under load.
@@ -58,5 +57,6 @@ fn a_ramp_ends_where_the_hsm_does() {
     let (found, said) = ramp(&proxy, &limits);
     assert_eq!(found["recommendation"]["bound"], "hsm", "{said}");
     assert!(said.contains("more sessions do not help"), "{said}");
+    assert!(said.contains("do not reach 1800/s"), "{said}");
     assert!(found["recommendation"]["max_rate"].as_f64().unwrap() <= 250.0, "{said}");
 }

@@ -46,6 +46,8 @@ mod metrics;
 mod modules;
 mod mtls;
 mod nshield;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod output;
 mod policy;
 mod probes;

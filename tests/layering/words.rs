@@ -135,7 +135,8 @@ fn unsafe_code_is_in_one_file() {
 }
 
 /// Another TLS library would affect only the server's TLS file, its configuration in the settings,
-/// the command line's client, and the admin listener and syslog, which use blocking I/O.
+/// the command line's client, and the admin listener, syslog and the export by OTLP, which use blocking
+/// I/O.
 #[test]
 fn rustls_is_in_few_places() {
     let places = [
@@ -144,6 +145,7 @@ fn rustls_is_in_few_places() {
         "settings/",
         "client/tls.rs",
         "admin/tls.rs",
+        "observe/otlp/export/transport.rs",
         "observe/syslog/tls.rs",
     ];
     only("rustls", &places);

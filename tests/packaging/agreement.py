@@ -16,6 +16,7 @@ SHARED = {
     "aws_lb_listener.this": "Listener",
     "aws_vpc_endpoint_service.this": "EndpointService",
     "aws_vpc_endpoint_service_allowed_principal.kms": "EndpointServicePermissions",
+    "aws_vpc_endpoint_service_allowed_principal.key_store": "EndpointServicePermissions",
 }
 
 # Resources that CloudFormation has not got, or that need something outside of the template.
@@ -119,6 +120,9 @@ PATHS = {
     },
 }
 
+# Lists whose items are resources of their own in Terraform.
+LISTS = {"AllowedPrincipals"}
+
 # A value of Terraform's that CloudFormation has in other words.
 WORDS = {("aws_lb", "internal"): {"true": "internal", "false": "internet-facing"}}
 
@@ -169,7 +173,7 @@ def of_cloudformation(resources):
 
 def logical_id(address):
     """Returns the id of a shared resource, or None."""
-    type_, name = address.split(".")[-2:]
+    type_, name = re.sub(r"\[\d+\]$", "", address).split(".")[-2:]
     if type_ in ("aws_cloudwatch_metric_alarm", "aws_cloudwatch_composite_alarm"):
         return "".join(word.title() for word in name.split("_"))
     return SHARED.get(f"{type_}.{name}")
@@ -207,6 +211,15 @@ def shared_values(address, values, known):
     return result, unlisted
 
 
+def join(values, others):
+    """Adds the values of another resource that is a part of the same one in CloudFormation."""
+    for path, value in others.items():
+        items = [values[path], value] if path in values else [value]
+        if path not in LISTS:
+            items = set(items)
+        values[path] = ", ".join(sorted(items))
+
+
 def of_terraform(resources):
     """Takes values by address. Returns values by logical id and path, and failures."""
     known = references(resources)
@@ -227,7 +240,7 @@ def of_terraform(resources):
             result = {f"{list_}/{key}/{path}": value for path, value in result.items()}
             found.setdefault(group, {}).update(result)
         elif logical_id(address):
-            found.setdefault(logical_id(address), {}).update(result)
+            join(found.setdefault(logical_id(address), {}), result)
         else:
             failures.append(f"{address} has no counterpart: see SHARED and TERRAFORM_ONLY")
     return found, failures

@@ -75,6 +75,8 @@ class Evaluation:
         ((function, arguments),) = node.items()
         if function == "Fn::Not":
             return not self.condition(arguments[0])
+        if function == "Fn::Or":
+            return any(self.condition(argument) for argument in arguments)
         if function == "Fn::Equals":
             return self.value(arguments[0]) == self.value(arguments[1])
         raise ValueError(f"{function} is not known here")

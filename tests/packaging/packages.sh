@@ -24,7 +24,7 @@ packaging/build
 
 shared=$(mktemp -d)
 trap 'rm -rf "$shared"' EXIT
-for package in target/packages/*.deb target/packages/*.rpm; do
+for package in target/packages/xks-proxy[-_]*.{deb,rpm}; do
     echo "== $package"
     rm -rf "${shared:?}"/*
     cp "$package" tests/packaging/installed.sh "$shared"
@@ -38,6 +38,8 @@ for package in target/packages/*.deb target/packages/*.rpm; do
     fi
     tail -n 1 "$shared/test.log"
 done
+echo '== xks-load'
+tests/packaging/load_generator.sh
 echo '== a drain longer than TimeoutStopSec'
 rm -rf "${shared:?}"/*
 cp target/dist/xks-proxy tests/packaging/stop.sh "$shared"

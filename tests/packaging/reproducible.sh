@@ -17,7 +17,7 @@ for folder in "$work/one" "$work/another/and/deeper"; do
     (
         cd "$folder"
         . packaging/reproducible
-        cargo build --quiet --locked --profile "$profile" --no-default-features \
+        cargo build --quiet --locked --profile "$profile" --no-default-features --features otlp \
             --package xks-proxy --bin xks-proxy
         packaging/sbom target/xks-proxy.cdx.json
         cp target/*/xks-proxy "$work/program.${folder##*/}"

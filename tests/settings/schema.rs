@@ -47,6 +47,7 @@ fn base(place: &Place, section: &SectionSchema) -> Table {
                        versions = [{ label = \"key\" }]\n";
             text = text.replacen("max_in_flight = 100\n", key, 1);
         }
+        "otlp" => text.push_str("[otlp]\nendpoint = \"https://collector.example.com\"\n"),
         "syslog" => text.push_str("[[syslog]]\nserver = \"logs.example.com:6514\"\n"),
         "pkcs11.tokens" => text.push_str("[[pkcs11.tokens]]\nlabel = \"hsm\"\n"),
         _ => {}
@@ -124,6 +125,8 @@ fn mistakes_of(loaded: &Result<Settings, Vec<Finding>>, member: &str) -> Vec<Str
 /// All members except those that are accepted only for the reference proxy's files.
 fn members() -> impl Iterator<Item = (&'static SectionSchema, &'static MemberSchema)> {
     let all = SECTIONS.iter().flat_map(|of| of.members.iter().map(move |member| (of, member)));
+    // A program without the feature refuses the section as a whole.
+    let all = all.filter(|(of, _)| cfg!(feature = "otlp") || of.path != "otlp");
     all.filter(|(_, member)| member.form != Form::Ignored)
 }
 

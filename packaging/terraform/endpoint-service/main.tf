@@ -1,6 +1,8 @@
 # The same resources as packaging/cloudformation/template.yaml; tests/packaging/templates.sh compares
 # them. ../../target-group.md explains the attributes of the target group.
 
+data "aws_caller_identity" "current" {}
+
 data "aws_partition" "current" {}
 
 data "aws_region" "current" {}
@@ -9,6 +11,9 @@ locals {
   kms_service_principal = coalesce(
     var.kms_service_principal,
     "cks.kms.${data.aws_region.current.region}.${data.aws_partition.current.dns_suffix}",
+  )
+  key_store_is_elsewhere = (
+    var.key_store_account != null && var.key_store_account != data.aws_caller_identity.current.account_id
   )
   tags = merge({ Name = var.name }, var.tags)
 }
@@ -87,7 +92,8 @@ resource "aws_lb" "this" {
   ip_address_type    = "ipv4"
   subnets            = var.subnet_ids
   security_groups    = [aws_security_group.load_balancer.id]
-  # The endpoint service's list of principals restricts who may connect: KMS alone.
+  # The endpoint service's list of principals restricts who may connect: KMS, and the key store's
+  # account if that is another one.
   enforce_security_group_inbound_rules_on_private_link_traffic = "off"
   # A zone without a ready proxy uses those of other zones.
   enable_cross_zone_load_balancing = true
@@ -162,6 +168,14 @@ resource "aws_vpc_endpoint_service" "this" {
 resource "aws_vpc_endpoint_service_allowed_principal" "kms" {
   vpc_endpoint_service_id = aws_vpc_endpoint_service.this.id
   principal_arn           = local.kms_service_principal
+}
+
+# Without it, the creator of the key store would not see the endpoint service.
+resource "aws_vpc_endpoint_service_allowed_principal" "key_store" {
+  count = local.key_store_is_elsewhere ? 1 : 0
+
+  vpc_endpoint_service_id = aws_vpc_endpoint_service.this.id
+  principal_arn           = "arn:${data.aws_partition.current.partition}:iam::${var.key_store_account}:root"
 }
 
 resource "aws_route53_record" "verification" {

@@ -65,6 +65,17 @@ variable "kms_service_principal" {
   }
 }
 
+variable "key_store_account" {
+  description = "Account of the external key store, if it is another one than the provider's. It becomes an allowed principal of the endpoint service, beside KMS."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.key_store_account == null || can(regex("^[0-9]{12}$", var.key_store_account))
+    error_message = "key_store_account must be an account id of 12 digits."
+  }
+}
+
 variable "proxy_port" {
   description = "[server] port of the proxies."
   type        = number

@@ -109,14 +109,14 @@ impl Recommendation {
              one, at {:.0} % of its highest rate",
             PLANNED_LOAD * 100.0
         )?;
-        if max * PLANNED_LOAD >= wanted {
-            writeln!(out, "replicas that share this HSM: 2; it does {max:.0}/s in all")
-        } else {
-            writeln!(
+        write!(out, "replicas that share this HSM: ")?;
+        match self.bound {
+            _ if max * PLANNED_LOAD >= wanted => writeln!(out, "2; it does {max:.0}/s in all"),
+            Bound::Hsm => writeln!(
                 out,
-                "replicas that share this HSM do not reach {wanted:.0}/s, however many: it does \
-                 {max:.0}/s in all"
-            )
+                "they do not reach {wanted:.0}/s, however many: it does {max:.0}/s in all"
+            ),
+            _ => writeln!(out, "unknown, since it was not the HSM that limited"),
         }
     }
 
@@ -255,7 +255,7 @@ mod tests {
         assert!(text.contains("limits (p99 <= 100 ms, 0.1 % failed): 1500/s"), "{text}");
         assert!(text.contains("session_pool_max_size: 14 for 900/s a replica"), "{text}");
         assert!(text.contains("with one down: 3,") && text.contains("exceeds"), "{text}");
-        assert!(text.contains("do not reach 1800/s"), "{text}");
+        assert!(text.contains("share this HSM: unknown"), "{text}");
     }
 
     #[test]
@@ -273,6 +273,13 @@ mod tests {
         // Failures count as much as latency does.
         let failing = Step { failed_percent: 0.2, ..step(1600.0, 20.0, 10.0) };
         assert_eq!(bound_of(failing), Bound::Sessions);
+    }
+
+    #[test]
+    fn a_slow_hsm_is_not_enough_for_any_number_of_replicas() {
+        let ramp = ramp(vec![step(500.0, 12.0, 10.0), step(1000.0, 240.0, 40.0)]);
+        let text = Recommendation::of(&ramp).text(&ramp);
+        assert!(text.contains("do not reach 1800/s, however many: it does 500/s"), "{text}");
     }
 
     /// One HSM is enough: two replicas, of which one may be down, and they may share it.

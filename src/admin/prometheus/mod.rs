@@ -1,7 +1,8 @@
-//! `/metrics`: all counters, in Prometheus's format.
+//! All metrics: for `/metrics` in Prometheus's format, and for the export by OTLP.
 
 mod key_usage;
 mod key_versions;
+mod otlp;
 mod store_label;
 mod syslog;
 mod tokens;
@@ -9,6 +10,7 @@ mod tokens;
 use std::time::SystemTime;
 
 use self::key_versions::key_versions;
+use self::otlp::otlp;
 use self::store_label::store_label;
 use self::tokens::tokens;
 use super::key_usage::KeyUsage;
@@ -21,12 +23,13 @@ use crate::observe::metrics::process::Process;
 use crate::observe::metrics::{Metrics, OutcomeCounts};
 use crate::observe::timestamp::unix_secs;
 
-/// Returns the complete text.
-pub(super) fn expose(sources: &Sources) -> String {
+/// Returns all metrics at this moment.
+pub(super) fn collect(sources: &Sources) -> Exposition {
     let mut text = Exposition::default();
     about(&mut text, sources);
     settings(&mut text, &sources.metrics);
     audit(&mut text, sources);
+    otlp(&mut text, sources);
     syslog::syslog(&mut text, &sources.syslog.stats());
     requests(&mut text, &sources.metrics);
     durations(&mut text, &sources.metrics);
@@ -37,7 +40,7 @@ pub(super) fn expose(sources: &Sources) -> String {
     key_usage::key_usage(&mut text, &KeyUsage::of(&sources.usage));
     key_versions(&mut text, &sources.service_info.load().key_versions);
     process(&mut text, sources);
-    text.into_text()
+    text
 }
 
 fn about(text: &mut Exposition, sources: &Sources) {
@@ -336,7 +339,7 @@ fn keys(text: &mut Exposition, metrics: &Metrics) {
     );
     let (used, rest) = most_used_keys(metrics);
     for (key_id, count) in &used {
-        text.sample(&[("key", key_id)], count);
+        text.sample(&[("key", key_id)], *count);
     }
     if rest > 0 {
         text.sample(&[("key", "other")], rest);

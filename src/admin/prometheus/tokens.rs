@@ -176,7 +176,7 @@ pub(super) fn tokens(text: &mut Exposition, sources: &Sources) {
     for (index, token) in stats.iter().enumerate() {
         for (code, count) in &token.failure_codes {
             let [place, label] = labels(index);
-            text.sample(&[place, label, ("code", code)], count);
+            text.sample(&[place, label, ("code", code)], *count);
         }
     }
 }

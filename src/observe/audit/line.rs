@@ -3,6 +3,8 @@
 //! The code covers everything before `,"mac":`. In the first line of a file, the second member,
 //! `"previous"`, is the code of the last line of the previous file.
 
+use memchr::{memchr, memmem};
+
 use super::chain::{CODE_BYTES, Chain, from_hex, push_hex};
 use crate::decimal::push_decimal;
 
@@ -61,10 +63,16 @@ pub(super) fn parse(line: &[u8]) -> Option<Parsed<'_>> {
 }
 
 /// Returns a string member of a line, still escaped.
-pub(super) fn string<'l>(line: &'l [u8], name: &str) -> Option<&'l str> {
-    let text = std::str::from_utf8(line).ok()?;
-    let (_, rest) = text.split_once(&format!(",\"{name}\":\""))?;
-    rest.split_once('"').map(|(value, _)| value)
+#[must_use]
+pub fn string<'l>(line: &'l [u8], name: &str) -> Option<&'l str> {
+    // A string contains no unescaped quote, so this can only be the member.
+    let value = memmem::find_iter(line, name).find_map(|at| {
+        let (before, rest) = line.split_at_checked(at)?;
+        before.ends_with(b",\"").then_some(())?;
+        rest.get(name.len()..)?.strip_prefix(b"\":\"")
+    })?;
+    let end = memchr(b'"', value)?;
+    std::str::from_utf8(value.get(..end)?).ok()
 }
 
 #[cfg(test)]
@@ -94,6 +102,16 @@ mod tests {
         let json: serde_json::Value = serde_json::from_slice(&first).unwrap();
         assert_eq!((&json["seq"], &json["event"]), (&0.into(), &"start".into()));
         assert_eq!(json["previous"], "0".repeat(64));
+    }
+
+    /// A member is found by its name alone: neither by a value, nor by a part of a name.
+    #[test]
+    fn members_by_name() {
+        let line = br#"{"seq":1,"event":"time","timeOut":"1","x":"\",\"time\":\"2\"","time":"3","#;
+        assert_eq!(string(line, "time"), Some("3"));
+        assert_eq!(string(line, "event"), Some("time"));
+        assert_eq!(string(line, "Out"), None);
+        assert_eq!(string(line, "seq"), None);
     }
 
     /// Text in any other format is not parsed as a line.

@@ -104,9 +104,28 @@ impl Unsealed {
 /// The HSM cannot answer.
 pub type CheckSeal<'a> = &'a mut dyn FnMut(&Checkpoint) -> Result<Seal, CheckpointError>;
 
-/// Verifies files, in any order, as one log, and calls `report_to` for each finding. Given a
-/// `state` file, or a copy of it, also verifies the end of the log; given `check_seal`, also the
-/// checkpoints.
+/// The receiver of a verification's results, in the order of the lines.
+pub trait Reader {
+    /// Takes a finding.
+    fn finding(&mut self, finding: &Finding);
+
+    /// Takes a line that is unchanged, without its end. A line after a gap is not among them:
+    /// whether it is unchanged, only the missing one could tell.
+    fn good_line(&mut self, line: &[u8]);
+}
+
+/// A function for findings alone.
+impl<F: FnMut(&Finding)> Reader for F {
+    fn finding(&mut self, finding: &Finding) {
+        self(finding);
+    }
+
+    fn good_line(&mut self, _: &[u8]) {}
+}
+
+/// Verifies files, in any order, as one log, and gives `reader` each finding and each unchanged
+/// line. Given a `state` file, or a copy of it, also verifies the end of the log; given
+/// `check_seal`, also the checkpoints.
 ///
 /// # Errors
 /// A file cannot be read, or a checkpoint cannot be checked; the error names which.
@@ -115,7 +134,7 @@ pub fn verify(
     chain: Chain,
     state: Option<&Path>,
     check_seal: Option<CheckSeal<'_>>,
-    report_to: &mut dyn FnMut(&Finding),
+    reader: &mut dyn Reader,
 ) -> io::Result<Summary> {
     // Read before the lines, because a running proxy writes lines before the state.
     let state = match state {
@@ -129,7 +148,7 @@ pub fn verify(
     }
     ordered.sort();
     let first = chain.clone();
-    let mut verifier = Verifier::new(chain, state, check_seal, report_to);
+    let mut verifier = Verifier::new(chain, state, check_seal, reader);
     for (_, file) in ordered {
         verifier.file(file).map_err(|error| with_path(file, &error))?;
     }
@@ -186,7 +205,7 @@ struct Verifier<'t, 'h> {
     state: Option<State>,
     /// Code of the last line before the state, if that line is unchanged.
     code_before_state: Option<[u8; CODE_BYTES]>,
-    report_to: &'t mut dyn FnMut(&Finding),
+    reader: &'t mut dyn Reader,
 }
 
 impl<'t, 'h> Verifier<'t, 'h> {
@@ -194,7 +213,7 @@ impl<'t, 'h> Verifier<'t, 'h> {
         chain: Chain,
         state: Option<State>,
         check_seal: Option<CheckSeal<'h>>,
-        report_to: &'t mut dyn FnMut(&Finding),
+        reader: &'t mut dyn Reader,
     ) -> Self {
         Self {
             id: hex(&chain.id()),
@@ -207,7 +226,7 @@ impl<'t, 'h> Verifier<'t, 'h> {
             is_form_present: false,
             state,
             code_before_state: None,
-            report_to,
+            reader,
         }
     }
 
@@ -317,6 +336,7 @@ impl<'t, 'h> Verifier<'t, 'h> {
         self.summary.first_seq.get_or_insert(parsed.seq);
         self.summary.good_lines += 1;
         self.is_previous_bad = false;
+        self.reader.good_line(line);
         let event = string(line, "event").unwrap_or_default();
         let is_sealed = event == checkpoint::EVENT && self.checkpoint(line, parsed.seq)?;
         if self.check_seal.is_some() && !is_sealed {
@@ -384,7 +404,10 @@ impl<'t, 'h> Verifier<'t, 'h> {
     }
 
     fn note_chain(&mut self, line: &[u8]) {
-        if string(line, "chain").is_some_and(|chain| chain != self.id) {
+        // Most lines are calls, which have no such member.
+        if string(line, "event") != Some("call")
+            && string(line, "chain").is_some_and(|chain| chain != self.id)
+        {
             self.summary.is_other_chain = true;
         }
     }
@@ -395,7 +418,7 @@ impl<'t, 'h> Verifier<'t, 'h> {
 
     fn report(&mut self, position: Position, is_tampered: bool, text: &str) {
         self.summary.tampered += u64::from(is_tampered);
-        (self.report_to)(&Finding { position, is_tampered, text: text.to_owned() });
+        self.reader.finding(&Finding { position, is_tampered, text: text.to_owned() });
     }
 
     /// Compares the state with the lines. `first` is the chain before the first line.

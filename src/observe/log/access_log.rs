@@ -13,6 +13,8 @@ use crate::limits::{
 use crate::observe::audit::handle::AuditHandle;
 use crate::observe::call_record::CallRecord;
 use crate::observe::line::{Line, LogFormat};
+use crate::observe::otlp::lines::LogLines;
+use crate::observe::otlp::traces::Traces;
 use crate::observe::timestamp::{Rfc3339, since_1970};
 use crate::rate::PerSecond;
 
@@ -23,11 +25,29 @@ pub struct AccessLog {
     level: Option<Arc<SharedLevel>>,
     format: LogFormat,
     buffer: Vec<u8>,
+    /// Lines for the export by OTLP, if there is one.
+    exported: Option<ExportedLines>,
     time: Rfc3339,
     /// Limit on lines about unauthenticated requests, by seconds since 1970.
     unauthenticated: PerSecond<u64>,
     /// The audit log, in which the same calls are recorded.
     pub audit: AuditHandle,
+    /// The traces, to which some of the same calls belong.
+    pub traces: Traces,
+}
+
+/// Lines in JSON for the export, which accumulate as the others do.
+struct ExportedLines {
+    lines: LogLines,
+    buffer: Vec<u8>,
+}
+
+impl ExportedLines {
+    fn new(lines: LogLines) -> Self {
+        // JSON is longer than text by the quotes of each field.
+        let capacity = 2 * (LOG_BUFFER_BYTES + MAX_ACCESS_LOG_LINE_BYTES);
+        Self { lines, buffer: Vec::with_capacity(capacity) }
+    }
 }
 
 impl Default for AccessLog {
@@ -38,19 +58,27 @@ impl Default for AccessLog {
             level: None,
             format: LogFormat::Text,
             buffer: Vec::new(),
+            exported: None,
             time: Rfc3339::default(),
             unauthenticated: PerSecond::new(MAX_UNAUTHENTICATED_LINES_PER_SEC),
             audit: AuditHandle::default(),
+            traces: Traces::default(),
         }
     }
 }
 
 impl AccessLog {
-    pub(super) fn new(outputs: Outputs, level: Arc<SharedLevel>, format: LogFormat) -> Self {
+    pub(super) fn new(
+        outputs: Outputs,
+        level: Arc<SharedLevel>,
+        format: LogFormat,
+        exported: Option<LogLines>,
+    ) -> Self {
         Self {
             outputs,
             level: Some(level),
             format,
+            exported: exported.map(ExportedLines::new),
             buffer: Vec::with_capacity(LOG_BUFFER_BYTES + MAX_ACCESS_LOG_LINE_BYTES),
             ..Self::default()
         }
@@ -60,6 +88,13 @@ impl AccessLog {
     #[must_use]
     pub fn with_audit(mut self, audit: AuditHandle) -> Self {
         self.audit = audit;
+        self
+    }
+
+    /// Makes this log also hand calls over to be traced.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Traces) -> Self {
+        self.traces = traces;
         self
     }
 
@@ -88,11 +123,28 @@ impl AccessLog {
         if !record.is_authenticated && self.unauthenticated.admit(since_1970.as_secs()).is_none() {
             return;
         }
-        let level = level(record.status);
-        let line = Line::begin(&mut self.buffer, self.format, &mut self.time, since_1970, level);
-        write_fields(line, record);
+        self.add_line(level(record.status), since_1970, |line| write_fields(line, record));
         if self.buffer.len() >= LOG_BUFFER_BYTES {
             self.flush_buffer();
+        }
+    }
+
+    #[inline]
+    fn add_line(&mut self, level: Level, since_1970: Duration, write: impl Fn(Line<'_>)) {
+        let (start, time) = (self.buffer.len(), &mut self.time);
+        write(Line::begin(&mut self.buffer, self.format, time, since_1970, level));
+        if let Some(exported) = &mut self.exported
+            && exported.lines.wants(level)
+        {
+            let out = &mut exported.buffer;
+            match self.format {
+                LogFormat::Json => {
+                    out.extend_from_slice(self.buffer.get(start..).unwrap_or_default());
+                }
+                LogFormat::Text => {
+                    write(Line::begin(out, LogFormat::Json, time, since_1970, level))
+                }
+            }
         }
     }
 
@@ -100,6 +152,12 @@ impl AccessLog {
         if !self.buffer.is_empty() {
             self.outputs.push(&self.buffer);
             self.buffer.clear();
+        }
+        if let Some(exported) = &mut self.exported
+            && !exported.buffer.is_empty()
+        {
+            exported.lines.push(&exported.buffer);
+            exported.buffer.clear();
         }
     }
 
@@ -113,12 +171,11 @@ impl AccessLog {
     fn report_left_out(&mut self, since_1970: Duration) {
         let left_out = self.unauthenticated.take_refused(since_1970.as_secs());
         if left_out > 0 {
-            let time = &mut self.time;
-            let mut line =
-                Line::begin(&mut self.buffer, self.format, time, since_1970, Level::WARN);
-            line.message("lines of unauthenticated requests were left out");
-            line.number("leftOutLines", left_out);
-            line.end();
+            self.add_line(Level::WARN, since_1970, |mut line| {
+                line.message("lines of unauthenticated requests were left out");
+                line.number("leftOutLines", left_out);
+                line.end();
+            });
         }
     }
 }

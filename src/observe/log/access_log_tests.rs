@@ -38,6 +38,7 @@ fn record() -> CallRecord<'static> {
         queue_micros: Some(7),
         hsm_micros: Some(2_031),
         total_micros: u32::MAX,
+        ..CallRecord::default()
     }
 }
 
@@ -176,6 +177,7 @@ fn the_longest_line() {
         queue_micros: Some(u32::MAX),
         hsm_micros: Some(u32::MAX),
         total_micros: u32::MAX,
+        ..CallRecord::default()
     };
     for format in [LogFormat::Text, LogFormat::Json] {
         let line = logged(format, &[longest]);

@@ -5,6 +5,7 @@
 //! opened.
 
 use std::fmt::{Debug, Write as _};
+use std::time::Duration;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -13,35 +14,46 @@ use tracing_subscriber::layer::Context;
 
 use super::outputs::Outputs;
 use crate::observe::line::{Line, LogFormat};
+use crate::observe::otlp::lines::LogLines;
 use crate::observe::timestamp::{Rfc3339, since_1970};
 
 /// Passes each event to the outputs.
 pub(super) struct EventLayer {
     outputs: Outputs,
     format: LogFormat,
+    exported: Option<LogLines>,
 }
 
 impl EventLayer {
-    pub(super) fn new(outputs: Outputs, format: LogFormat) -> Self {
-        Self { outputs, format }
+    pub(super) fn new(outputs: Outputs, format: LogFormat, exported: Option<LogLines>) -> Self {
+        Self { outputs, format, exported }
     }
 }
 
 impl<S: Subscriber> Layer<S> for EventLayer {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-        let mut out = Vec::with_capacity(256);
-        let mut time = Rfc3339::default();
-        let metadata = event.metadata();
-        let mut line =
-            Line::begin(&mut out, self.format, &mut time, since_1970(), *metadata.level());
-        let mut message = Message(String::new());
-        event.record(&mut message);
-        line.message(&message.0);
-        event.record(&mut Fields(&mut line));
-        line.string("target", metadata.target());
-        line.end();
-        self.outputs.push(&out);
+        let since_1970 = since_1970();
+        self.outputs.push(&line(event, self.format, since_1970));
+        if let Some(exported) = &self.exported
+            && exported.wants(*event.metadata().level())
+        {
+            exported.push(&line(event, LogFormat::Json, since_1970));
+        }
     }
+}
+
+fn line(event: &Event<'_>, format: LogFormat, since_1970: Duration) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    let mut time = Rfc3339::default();
+    let metadata = event.metadata();
+    let mut line = Line::begin(&mut out, format, &mut time, since_1970, *metadata.level());
+    let mut message = Message(String::new());
+    event.record(&mut message);
+    line.message(&message.0);
+    event.record(&mut Fields(&mut line));
+    line.string("target", metadata.target());
+    line.end();
+    out
 }
 
 /// Name of the field that contains an event's text in tracing's macros.

@@ -33,6 +33,7 @@ pub use self::outputs::LostLines;
 use self::outputs::Outputs;
 use self::sink::Sink;
 pub use super::line::LogFormat;
+use super::otlp::lines::LogLines;
 use super::syslog::copies::Copies;
 use crate::limits::{LOG_STOP_TIMEOUT, MAX_LOG_BACKLOG_BYTES};
 
@@ -43,15 +44,19 @@ pub struct Log {
     /// The level filter of tracing, if its events go to this log.
     filter: Mutex<Option<reload::Handle<LevelFilter, Registry>>>,
     format: LogFormat,
+    /// The export by OTLP, which gets the same lines.
+    exported: Option<LogLines>,
 }
 
-/// Starts the log and sends tracing's events to it. Forwarders get copies of the lines.
+/// Starts the log and sends tracing's events to it. Forwarders, and the export if there is one, get
+/// the same lines.
 ///
 /// # Errors
 /// The directory or the file cannot be created or written (the error names it), the system cannot
 /// provide another thread, or the process already has a tracing subscriber.
-pub fn start(config: &LogConfig, copies: Copies) -> io::Result<Log> {
-    let log = Log::open(config, copies)?;
+pub fn start(config: &LogConfig, copies: Copies, exported: Option<LogLines>) -> io::Result<Log> {
+    let mut log = Log::open(config, copies)?;
+    log.exported = exported;
     let (filter, handle) = reload::Layer::new(LevelFilter::from_level(config.level));
     let subscriber = tracing_subscriber::registry().with(filter).with(log.event_layer());
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
@@ -87,17 +92,19 @@ impl Log {
             level: Arc::new(SharedLevel::new(config.level)),
             filter: Mutex::new(None),
             format: config.format,
+            exported: None,
         })
     }
 
     fn event_layer(&self) -> EventLayer {
-        EventLayer::new(self.outputs.clone(), self.format)
+        EventLayer::new(self.outputs.clone(), self.format, self.exported.clone())
     }
 
     /// Creates the access log of one event loop.
     #[must_use]
     pub fn access_log(&self) -> AccessLog {
-        AccessLog::new(self.outputs.clone(), Arc::clone(&self.level), self.format)
+        let exported = self.exported.clone();
+        AccessLog::new(self.outputs.clone(), Arc::clone(&self.level), self.format, exported)
     }
 
     /// Sets the least severe level that is logged, for all threads.

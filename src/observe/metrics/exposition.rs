@@ -1,12 +1,12 @@
-//! Prometheus's text format, version 0.0.4.
+//! The metrics at one moment, and Prometheus's text format, version 0.0.4.
 //!
-//! Written by hand rather than with `prometheus-client`, whose encoder (0.24, also for collectors)
+//! The text is written by hand rather than with `prometheus-client`, whose encoder (0.24, also for collectors)
 //! only supports OpenMetrics. It would change the format on which dashboards and alerts rely:
 //! `# HELP` and `# TYPE` of counters lose their `_total`, help texts get a second full stop, `_sum`
 //! and `_count` precede the buckets, whole numbers in `le` get a `.0`, and `# EOF` ends the text.
 //! It also does not escape label values, which may be any text that an HSM reports.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::{self, Display, Write as _};
 
 use super::histogram::{BOUNDS_MICROS, Snapshot};
 
@@ -25,81 +25,211 @@ pub enum Kind {
 }
 
 /// Names and values of labels. Values may come from settings or HSMs, and are escaped.
-pub type Labels<'l> = &'l [(&'l str, &'l str)];
+pub type Labels<'l> = &'l [(&'static str, &'l str)];
 
-/// The text of the exposition, under construction.
+/// A value of a counter or a gauge.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Number {
+    /// A count.
+    Whole(u64),
+    /// A whole number that may be negative.
+    Signed(i64),
+    /// A number with a fraction.
+    Real(f64),
+}
+
+impl From<u8> for Number {
+    fn from(number: u8) -> Self {
+        Self::Whole(number.into())
+    }
+}
+
+impl From<u32> for Number {
+    fn from(number: u32) -> Self {
+        Self::Whole(number.into())
+    }
+}
+
+impl From<u64> for Number {
+    fn from(number: u64) -> Self {
+        Self::Whole(number)
+    }
+}
+
+impl From<usize> for Number {
+    fn from(number: usize) -> Self {
+        Self::Whole(number as u64)
+    }
+}
+
+impl From<i32> for Number {
+    fn from(number: i32) -> Self {
+        i64::from(number).into()
+    }
+}
+
+impl From<i64> for Number {
+    fn from(number: i64) -> Self {
+        Self::Signed(number)
+    }
+}
+
+impl From<f64> for Number {
+    fn from(number: f64) -> Self {
+        Self::Real(number)
+    }
+}
+
+impl Display for Number {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(number) => number.fmt(formatter),
+            Self::Signed(number) => number.fmt(formatter),
+            Self::Real(number) => number.fmt(formatter),
+        }
+    }
+}
+
+/// A metric with its samples.
+#[derive(Debug)]
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: Kind,
+    /// Its meaning.
+    pub help: String,
+    /// Its samples.
+    pub samples: Vec<Sample>,
+}
+
+/// Labels and value at one moment.
+#[derive(Debug)]
+pub struct Sample {
+    /// Names and values of the labels.
+    pub labels: Vec<(&'static str, String)>,
+    /// The value.
+    pub value: Value,
+}
+
+/// A value at one moment.
+#[derive(Debug)]
+pub enum Value {
+    /// Of a counter or a gauge.
+    Number(Number),
+    /// Of a histogram.
+    Histogram(Snapshot),
+}
+
+/// All metrics at one moment: for Prometheus as text, and for OTLP as they are.
 #[derive(Debug, Default)]
 pub struct Exposition {
-    text: String,
-    name: &'static str,
+    families: Vec<Family>,
 }
 
 impl Exposition {
     /// Begins a metric; its samples follow.
     pub fn family(&mut self, name: &'static str, kind: Kind, help: &str) -> &mut Self {
-        let kind = match kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-        };
-        // Writing into a String cannot fail.
-        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        self.name = name;
+        self.families.push(Family { name, kind, help: help.to_owned(), samples: Vec::new() });
         self
     }
 
     /// Adds a sample to the metric begun last.
-    pub fn sample(&mut self, labels: Labels<'_>, value: impl Display) -> &mut Self {
-        self.write("", labels, None, value);
-        self
+    pub fn sample(&mut self, labels: Labels<'_>, value: impl Into<Number>) -> &mut Self {
+        self.add(labels, Value::Number(value.into()))
     }
 
     /// Adds the samples of one histogram, in seconds.
-    #[expect(clippy::cast_precision_loss, reason = "microseconds are far below 2^52")]
     pub fn histogram(&mut self, labels: Labels<'_>, snapshot: &Snapshot) -> &mut Self {
-        let mut cumulative = 0;
-        for (bound, bucket) in BOUNDS_MICROS.iter().zip(&snapshot.buckets) {
-            cumulative += bucket;
-            let bound = (f64::from(*bound) / 1e6).to_string();
-            self.write("_bucket", labels, Some(&bound), cumulative);
-        }
-        self.write("_bucket", labels, Some("+Inf"), snapshot.count());
-        self.write("_sum", labels, None, snapshot.sum_micros as f64 / 1e6);
-        self.write("_count", labels, None, snapshot.count());
-        self
+        self.add(labels, Value::Histogram(*snapshot))
+    }
+
+    /// Returns the metrics, in order.
+    #[must_use]
+    pub fn families(&self) -> &[Family] {
+        &self.families
     }
 
     /// Returns the complete text.
     #[must_use]
     pub fn into_text(self) -> String {
-        self.text
-    }
-
-    fn write(&mut self, suffix: &str, labels: Labels<'_>, le: Option<&str>, value: impl Display) {
-        self.text.push_str(self.name);
-        self.text.push_str(suffix);
-        let le = le.map(|le| ("le", le));
-        let mut separator = '{';
-        for (name, value) in labels.iter().copied().chain(le) {
-            self.text.push(separator);
-            separator = ',';
-            self.text.push_str(name);
-            self.text.push_str("=\"");
-            for character in value.chars() {
-                match character {
-                    '\\' => self.text.push_str("\\\\"),
-                    '"' => self.text.push_str("\\\""),
-                    '\n' => self.text.push_str("\\n"),
-                    other => self.text.push(other),
+        let mut text = String::new();
+        for family in &self.families {
+            let Family { name, help, .. } = family;
+            let kind = match family.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram => "histogram",
+            };
+            // Writing into a String cannot fail.
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+            for Sample { labels, value } in &family.samples {
+                match value {
+                    Value::Number(number) => {
+                        write_line(&mut text, [name, ""], labels, None, number)
+                    }
+                    Value::Histogram(snapshot) => {
+                        write_histogram(&mut text, name, labels, snapshot);
+                    }
                 }
             }
-            self.text.push('"');
         }
-        if separator == ',' {
-            self.text.push('}');
-        }
-        let _ = writeln!(self.text, " {value}");
+        text
     }
+
+    fn add(&mut self, labels: Labels<'_>, value: Value) -> &mut Self {
+        if let Some(family) = self.families.last_mut() {
+            let labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned()));
+            family.samples.push(Sample { labels: labels.collect(), value });
+        }
+        self
+    }
+}
+
+type OwnedLabels = [(&'static str, String)];
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds are far below 2^52")]
+fn write_histogram(text: &mut String, name: &str, labels: &OwnedLabels, snapshot: &Snapshot) {
+    let mut cumulative = 0;
+    for (bound, bucket) in BOUNDS_MICROS.iter().zip(&snapshot.buckets) {
+        cumulative += bucket;
+        let bound = (f64::from(*bound) / 1e6).to_string();
+        write_line(text, [name, "_bucket"], labels, Some(&bound), cumulative);
+    }
+    write_line(text, [name, "_bucket"], labels, Some("+Inf"), snapshot.count());
+    write_line(text, [name, "_sum"], labels, None, snapshot.sum_micros as f64 / 1e6);
+    write_line(text, [name, "_count"], labels, None, snapshot.count());
+}
+
+fn write_line(
+    text: &mut String,
+    name: [&str; 2],
+    labels: &OwnedLabels,
+    le: Option<&str>,
+    value: impl Display,
+) {
+    name.iter().for_each(|part| text.push_str(part));
+    let labels = labels.iter().map(|(name, value)| (*name, value.as_str()));
+    let mut separator = '{';
+    for (name, value) in labels.chain(le.map(|le| ("le", le))) {
+        text.push(separator);
+        separator = ',';
+        text.push_str(name);
+        text.push_str("=\"");
+        for character in value.chars() {
+            match character {
+                '\\' => text.push_str("\\\\"),
+                '"' => text.push_str("\\\""),
+                '\n' => text.push_str("\\n"),
+                other => text.push(other),
+            }
+        }
+        text.push('"');
+    }
+    if separator == ',' {
+        text.push('}');
+    }
+    let _ = writeln!(text, " {value}");
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use crate::limits::{HSM_RETIRE_TIMEOUT, MAX_CHANGE_WAIT, MAX_START_WAIT};
 use crate::observe::audit::Audit;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
+use crate::observe::otlp::Otlp;
 use crate::observe::syslog::Syslog;
 use crate::proto::ServiceConfig;
 use crate::server::changes::Changes;
@@ -53,6 +54,8 @@ pub(super) struct Reloader {
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: Arc<Log>,
     pub(super) audit: Audit,
+    /// The export by OTLP, if there is one.
+    pub(super) otlp: Option<Arc<Otlp>>,
     pub(super) syslog: Syslog,
     pub(super) state: KeptState,
     /// The admin listener's certificate.

@@ -37,6 +37,7 @@ pub(super) fn members(started: &Settings, new: &Settings) -> Vec<&'static str> {
         ("pkcs11.initialize_parameters", is_initialized_otherwise(started, new)),
         ("pkcs11_logger", started.pkcs11.environment != new.pkcs11.environment),
         ("audit", started.audit != new.audit),
+        ("otlp", started.otlp != new.otlp),
         ("syslog", !is_same_syslog(&started.syslog, &new.syslog)),
         ("state", started.state_directory != new.state_directory),
         ("admin.ip or port", address(&started.admin) != address(&new.admin)),

@@ -66,8 +66,9 @@ impl Exchange {
     ) {
         let (is_logged, is_audited) =
             (loop_state.access_log.is_enabled_for(status), self.is_audited(loop_state));
+        let is_traced = loop_state.access_log.traces.is_on();
         // A record that would not be written is not built: building one examines every string.
-        if !is_logged && !is_audited {
+        if !is_logged && !is_audited && !is_traced {
             return;
         }
         let labels = self.known_labels(loop_state.fleet, &loop_state.token_labels);
@@ -81,6 +82,9 @@ impl Exchange {
         }
         if is_audited {
             loop_state.access_log.audit.write(&record, self.reservation());
+        }
+        if is_traced {
+            loop_state.access_log.traces.offer(&record);
         }
     }
 
@@ -145,6 +149,11 @@ impl Exchange {
             reason: error.map(ApiError::reason),
             token: token.map(AsRef::as_ref),
             request_bytes: self.received.request_bytes,
+            started: Some(self.received.origin.started),
+            queued_after_micros: self.queued_at.map(|queued_at| {
+                let micros = queued_at.saturating_duration_since(self.received.origin.started);
+                u32::try_from(micros.as_micros()).unwrap_or(u32::MAX)
+            }),
             queue_micros: hsm.map(|hsm| hsm.queue_micros),
             hsm_micros: hsm.map(|hsm| hsm.hsm_micros),
             ..CallRecord::default()

@@ -12,6 +12,7 @@ mod security;
 mod server;
 mod stores;
 mod syslog;
+mod telemetry;
 
 pub use self::member::{Absent, Form, MemberSchema, SectionSchema};
 pub(super) use self::syslog::FACILITIES;
@@ -38,6 +39,7 @@ pub const SECTIONS: &[SectionSchema] = &[
     operations::ADMIN,
     operations::AUDIT,
     syslog::SYSLOG,
+    telemetry::OTLP,
     operations::STATE,
     operations::ENCRYPTION_COUNT,
 ];

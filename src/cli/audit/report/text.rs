@@ -1,0 +1,137 @@
+//! A report as text, and the form of values for people.
+
+use std::fmt::Write as _;
+
+use super::sheet::{Cell, Column, Kind, Report, Sheet};
+use super::time::shown;
+use crate::observe::escape::push_escaped;
+
+/// Name of a row with a sum.
+pub(super) const OTHERS: &str = "(others)";
+const NOTHING: &str = "-";
+const GAP: &str = "  ";
+
+/// Returns the report as text. Figures come before names, which may be long.
+pub(super) fn render(report: &Report) -> String {
+    let mut out = String::from("Audit report of xks-proxy\n\n");
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{}", report.verdict.headline());
+    for statement in &report.statements {
+        let _ = writeln!(out, "{}", printable(statement));
+    }
+    out.push('\n');
+    let facts: Vec<_> = report.facts.iter().map(|fact| (fact.title, value(&fact.value))).collect();
+    let titles = facts.iter().map(|(title, _)| title.len()).max().unwrap_or(0);
+    let values = facts.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
+    for (title, value) in facts {
+        let _ = writeln!(out, "{title:<titles$}{GAP}{value:>values$}");
+    }
+    for sheet in &report.sheets {
+        render_sheet(&mut out, sheet);
+    }
+    let _ = write!(
+        out,
+        "\nTimes are UTC. Text is printed as in the log, with \\uXXXX for what is not ASCII.\n"
+    );
+    out
+}
+
+fn render_sheet(out: &mut String, sheet: &Sheet) {
+    let _ = write!(out, "\n{}\n{}\n", sheet.title, "-".repeat(sheet.title.len()));
+    let _ = writeln!(out, "{}", printable(&sheet.note));
+    if sheet.rows.is_empty() && sheet.others.is_none() {
+        out.push_str("None.\n");
+        return;
+    }
+    let order = order(&sheet.columns);
+    let cells = |row: &Vec<Cell>, is_sum: bool| -> Vec<String> {
+        let first_name = order.iter().find(|at| is_name(&sheet.columns, **at));
+        let cell = |at: &usize| match is_sum && Some(at) == first_name {
+            true => OTHERS.to_owned(),
+            false => row.get(*at).map(value).unwrap_or_default(),
+        };
+        order.iter().map(cell).collect()
+    };
+    let titles = order.iter().filter_map(|at| sheet.columns.get(*at));
+    let mut lines: Vec<Vec<String>> = vec![titles.map(|column| column.title.to_owned()).collect()];
+    lines.extend(sheet.rows.iter().map(|row| cells(row, false)));
+    lines.extend(sheet.others.iter().map(|row| cells(row, true)));
+    let widths: Vec<usize> = (0..order.len())
+        .map(|at| lines.iter().filter_map(|line| line.get(at)).map(String::len).max().unwrap_or(0))
+        .collect();
+    for line in &lines {
+        let mut text = String::new();
+        for ((cell, width), at) in line.iter().zip(&widths).zip(&order) {
+            let is_number = sheet.columns.get(*at).is_some_and(|it| it.kind == Kind::Number);
+            let _ = match is_number {
+                true => write!(text, "{cell:>width$}{GAP}"),
+                false => write!(text, "{cell:<width$}{GAP}"),
+            };
+        }
+        let _ = writeln!(out, "{}", text.trim_end());
+    }
+}
+
+fn is_name(columns: &[Column], at: usize) -> bool {
+    columns.get(at).is_some_and(|column| column.kind == Kind::Name)
+}
+
+/// Returns the indices of the columns for people: figures, then text.
+fn order(columns: &[Column]) -> Vec<usize> {
+    let shown = (0..columns.len()).filter(|at| columns.get(*at).is_some_and(|it| !it.is_minor));
+    let (figures, text): (Vec<_>, Vec<_>) = shown.partition(|at| {
+        columns.get(*at).is_some_and(|it| matches!(it.kind, Kind::Number | Kind::Time))
+    });
+    [figures, text].concat()
+}
+
+/// Returns a value for people: printable ASCII on one line.
+pub(super) fn value(cell: &Cell) -> String {
+    match cell {
+        Cell::None => NOTHING.to_owned(),
+        Cell::Text(text) if text.is_empty() => "\"\"".to_owned(),
+        Cell::Text(text) => printable(text),
+        Cell::Number(number) => grouped(*number),
+        Cell::Time(micros) => shown(*micros),
+    }
+}
+
+/// Returns text as the log has it: no control characters, nothing that changes the direction of
+/// writing, and nothing that looks like another letter.
+pub(super) fn printable(text: &str) -> String {
+    let mut out = Vec::new();
+    push_escaped(&mut out, text);
+    // A quote needs no escape here.
+    String::from_utf8_lossy(&out).replace("\\\"", "\"")
+}
+
+/// Returns a number with commas: `1,234,567`.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers() {
+        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+
+    /// Whatever a caller has sent, a terminal shows text.
+    #[test]
+    fn hostile_text() {
+        assert_eq!(printable("a\u{1b}[2J\n\u{202e}\"b\""), "a\\u001b[2J\\n\\u202e\"b\"");
+    }
+}

@@ -1,0 +1,12 @@
+//! Times as OTLP writes them.
+
+use std::time::{Duration, SystemTime};
+
+/// Returns a time since 1970 in nanoseconds.
+pub(super) fn nanos(since_1970: Duration) -> u64 {
+    u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn now_unix_nano() -> u64 {
+    nanos(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
