@@ -12,10 +12,10 @@ pub const MAX_AUDIT_REPORT_NAME_BYTES: usize = 8 * 1024 * 1024;
 pub const MAX_AUDIT_REPORT_EVENTS: usize = 2_000;
 /// Findings of the verification that are listed; further ones are only counted.
 pub const MAX_AUDIT_REPORT_FINDINGS: usize = 1_000;
-/// Kinds of calls that are counted together before they are added to the tables.
-pub const MAX_AUDIT_REPORT_KINDS: usize = 16_384;
-/// Bytes of the lines of those kinds.
-pub const MAX_AUDIT_REPORT_KIND_BYTES: usize = 16 * 1024 * 1024;
+/// Rows of each table that are counted by numbers before they are added to the table.
+pub const MAX_AUDIT_REPORT_RECENT_ROWS: usize = 65_536;
+/// Bytes of the names that have a number meanwhile.
+pub const MAX_AUDIT_REPORT_RECENT_BYTES: usize = 16 * 1024 * 1024;
 /// Intervals in which calls are counted. If there are more, they are made longer.
 pub const MAX_AUDIT_REPORT_INTERVALS: usize = 4_096;
 /// Intervals in the report.
@@ -25,7 +25,7 @@ pub const AUDIT_REPORT_BATCH_BYTES: usize = 256 * 1024;
 /// Batches that wait to be counted.
 pub const MAX_AUDIT_REPORT_BATCHES: usize = 8;
 /// Rows of a table in text and HTML, unless `--rows` says otherwise.
-pub const DEFAULT_AUDIT_REPORT_SHOWN_ROWS: usize = 25;
+pub const DEFAULT_AUDIT_REPORT_SHOWN_ROWS: usize = 20;
 /// Time by which a line is older than the one before, from which on the clock was set back. Lines of
 /// several threads are written within a fraction of it.
 pub const MIN_AUDIT_REPORT_STEP_BACK: Duration = Duration::from_secs(10);

@@ -11,6 +11,7 @@ mod fixed_ciphertexts;
 mod admin;
 mod audit;
 mod audit_handover;
+mod audit_report;
 mod audit_verify;
 mod authentication;
 mod bad_settings;

@@ -130,8 +130,23 @@ class Browser:
         self.process.wait()
 
 
-def look(url, directory):
+def views(browser, directory, prefix):
+    """Writes a PNG of the whole page for each view; none may be wider than its screen."""
     os.makedirs(directory, exist_ok=True)
+    for name, width, height, scale, is_phone, is_dark in VIEWS:
+        scheme = "dark" if is_dark else "light"
+        browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        metrics = {"width": width, "deviceScaleFactor": scale, "mobile": is_phone}
+        browser.call("Emulation.setDeviceMetricsOverride", height=height, **metrics)
+        browser.evaluate("window.dispatchEvent(new Event('resize'))")
+        wide = browser.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, f"{name}: the page is {wide} wide, the screen {width}: {browser.evaluate(TOO_WIDE)}"
+        whole = browser.evaluate("document.documentElement.scrollHeight")
+        browser.call("Emulation.setDeviceMetricsOverride", height=whole, **metrics)
+        browser.screenshot(os.path.join(directory, f"{prefix}-{name}.png"))
+
+
+def look(url, directory):
     parts = urlsplit(url)
     origin = f"{parts.scheme}://{parts.netloc}"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
@@ -147,17 +162,7 @@ def look(url, directory):
                 first = browser.evaluate("last.uptimeMillis")
             assert browser.evaluate("window.sameDocument") is True, "the page was reloaded"
             assert browser.evaluate("document.getElementById('fresh').textContent") == "live"
-            for name, width, height, scale, is_phone, is_dark in VIEWS:
-                scheme = "dark" if is_dark else "light"
-                browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-                metrics = {"width": width, "deviceScaleFactor": scale, "mobile": is_phone}
-                browser.call("Emulation.setDeviceMetricsOverride", height=height, **metrics)
-                browser.evaluate("window.dispatchEvent(new Event('resize'))")
-                wide = browser.evaluate("document.documentElement.scrollWidth")
-                assert wide <= width, f"{name}: the page is {wide} wide, the screen {width}: {browser.evaluate(TOO_WIDE)}"
-                whole = browser.evaluate("document.documentElement.scrollHeight")
-                browser.call("Emulation.setDeviceMetricsOverride", height=whole, **metrics)
-                browser.screenshot(os.path.join(directory, f"status-{name}.png"))
+            views(browser, directory, "status")
             text = browser.evaluate("document.body.innerText")
             complaints = browser.complaints(origin)
         finally:

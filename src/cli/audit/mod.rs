@@ -30,7 +30,7 @@ pub(super) enum AuditCommand {
     ///
     /// Exit codes: 0 all is as the proxy wrote it; 1 it is not; 78 it cannot be checked, or with
     /// --hsm, lines are neither covered by a checkpoint nor too recent for one.
-    Verify(verify::Arguments),
+    Verify(verify::Log),
     /// Report who used which key when, what was refused, and what interrupted the log
     ///
     /// Verifies the log, too, and counts only lines that are as the proxy wrote them. The report

@@ -17,7 +17,7 @@ use crate::process::standalone_hsm::StandaloneHsm;
 
 /// The log, and what to verify it with.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct Log {
     /// The chain's first key; without it, the one that the settings file names
     #[arg(long)]
     key_file: Option<PathBuf>,
@@ -40,13 +40,13 @@ pub(super) struct Judgement {
     pub(super) failure: Option<Failed>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
+pub(super) fn run(log: &Log) -> Result<(), Failed> {
     let mut tell = |finding: &Finding| {
         let word = if finding.is_tampered { "TAMPERED" } else { "note" };
         outln!("{}: {word}: {}", finding.position, finding.text);
     };
-    let summary = read(arguments, &mut tell)?;
-    let judgement = judge(&summary, arguments, unix_secs(SystemTime::now()));
+    let summary = read(log, &mut tell)?;
+    let judgement = judge(&summary, log, unix_secs(SystemTime::now()));
     for statement in judgement.statements {
         outln!("{statement}");
     }
@@ -57,9 +57,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
 ///
 /// # Errors
 /// The log cannot be verified: the key, a file, the settings or the HSM is missing.
-pub(super) fn read(arguments: &Arguments, reader: &mut dyn Reader) -> Result<Summary, Failed> {
+pub(super) fn read(log: &Log, reader: &mut dyn Reader) -> Result<Summary, Failed> {
     let unusable = |text: String| Failed::new(EXIT_SETTINGS, text);
-    let Arguments { key_file, state, hsm: with_hsm, files } = arguments;
+    let Log { key_file, state, hsm: with_hsm, files } = log;
     let settings = match key_file.is_none() || *with_hsm {
         true => Some(settings_file::load(None, false)?.0),
         false => None,
@@ -98,7 +98,7 @@ pub(super) fn read(arguments: &Arguments, reader: &mut dyn Reader) -> Result<Sum
 }
 
 /// Judges whether the log is what the proxy wrote. `now` is the time in seconds since 1970.
-pub(super) fn judge(summary: &Summary, arguments: &Arguments, now: u64) -> Judgement {
+pub(super) fn judge(summary: &Summary, log: &Log, now: u64) -> Judgement {
     let failed = |exit_code: u8, text: String| Judgement {
         statements: Vec::new(),
         failure: Some(Failed::new(exit_code, text)),
@@ -117,7 +117,7 @@ pub(super) fn judge(summary: &Summary, arguments: &Arguments, now: u64) -> Judge
     };
     let mut statements =
         vec![format!("good: {good_lines} lines, number {first} to {}", next_seq - 1)];
-    if arguments.state.is_none() {
+    if log.state.is_none() {
         statements.push(format!(
             "Whether lines were cut off after the last one{} can only be told with --state or a \
              later file.",
@@ -125,7 +125,7 @@ pub(super) fn judge(summary: &Summary, arguments: &Arguments, now: u64) -> Judge
         ));
     }
     let mut failure = None;
-    if arguments.hsm {
+    if log.hsm {
         failure = judge_seals(summary, now, &mut statements).err();
     } else if summary.checkpoints > 0 {
         statements.push(format!(

@@ -3,7 +3,7 @@
 //! The code covers everything before `,"mac":`. In the first line of a file, the second member,
 //! `"previous"`, is the code of the last line of the previous file.
 
-use memchr::{memchr, memmem};
+use memchr::{memchr, memchr_iter};
 
 use super::chain::{CODE_BYTES, Chain, from_hex, push_hex};
 use crate::decimal::push_decimal;
@@ -63,13 +63,11 @@ pub(super) fn parse(line: &[u8]) -> Option<Parsed<'_>> {
 }
 
 /// Returns a string member of a line, still escaped.
-#[must_use]
-pub fn string<'l>(line: &'l [u8], name: &str) -> Option<&'l str> {
+pub(super) fn string<'l>(line: &'l [u8], name: &str) -> Option<&'l str> {
     // A string contains no unescaped quote, so this can only be the member.
-    let value = memmem::find_iter(line, name).find_map(|at| {
-        let (before, rest) = line.split_at_checked(at)?;
-        before.ends_with(b",\"").then_some(())?;
-        rest.get(name.len()..)?.strip_prefix(b"\":\"")
+    let value = memchr_iter(b',', line).find_map(|at| {
+        let rest = line.get(at..)?.strip_prefix(b",\"")?.strip_prefix(name.as_bytes())?;
+        rest.strip_prefix(b"\":\"")
     })?;
     let end = memchr(b'"', value)?;
     std::str::from_utf8(value.get(..end)?).ok()

@@ -26,7 +26,7 @@ mod gaps;
 pub mod handle;
 mod handover;
 pub mod key;
-pub mod line;
+mod line;
 mod link;
 mod path_error;
 mod queue;

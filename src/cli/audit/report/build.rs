@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use super::call::Outcome;
-use super::collect::{Collected, Definition, TABLES};
+use super::collect::Collected;
 use super::events::{Event, EventList};
 use super::sheet::{Cell, Column, Fact, Kind, Report, Sheet, Verdict};
 use super::table::{Counts, Key, Rows};
+use super::tables::{Definition, TABLES};
+use super::text::grouped;
 use super::time::{Period, length};
 use super::timeline::Bars;
 use crate::cli::audit::verify::Judgement;
@@ -192,14 +194,18 @@ fn table_sheet(definition: &Definition, rows: Rows, shown_rows: Option<usize>) -
     }
     let mut note = definition.note.to_owned();
     if rows.len() < total {
-        let text =
-            format!(" The {} rows with most calls, of {total}; others has the rest.", rows.len());
+        let text = format!(
+            " The {} rows with most calls, of {}; others has the rest.",
+            rows.len(),
+            grouped(total as u64)
+        );
         note.push_str(&text);
     }
     if has_nameless {
         let text = format!(
-            " There were more than the {MAX_AUDIT_REPORT_ROWS} names that are counted one by one; \
-             others has the sum of the rest."
+            " There are more names than the {} that are counted one by one: others \
+             has the calls of the rest.",
+            grouped(MAX_AUDIT_REPORT_ROWS as u64)
         );
         note.push_str(&text);
     }

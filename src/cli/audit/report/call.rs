@@ -5,37 +5,89 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-/// A string of a line. A type of its own, because serde copies an optional `Cow`.
-#[derive(Deserialize)]
-struct Text<'l>(#[serde(borrow)] Cow<'l, str>);
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Members<'l> {
-    #[serde(borrow)]
-    operation: Option<Text<'l>>,
-    #[serde(borrow)]
-    store: Option<Text<'l>>,
-    #[serde(borrow)]
-    access_key_id: Option<Text<'l>>,
-    #[serde(borrow)]
-    external_key_id: Option<Text<'l>>,
-    key_version: Option<u32>,
-    #[serde(borrow)]
-    aws_principal_arn: Option<Text<'l>>,
-    #[serde(borrow)]
-    kms_operation: Option<Text<'l>>,
-    #[serde(borrow)]
-    kms_via_service: Option<Text<'l>>,
-    status: Option<u16>,
-    #[serde(borrow)]
-    error_name: Option<Text<'l>>,
-    #[serde(borrow)]
-    reason: Option<Text<'l>>,
-}
-
 /// A name in a line; `None` if the line has no such member. Tables share it.
 pub(super) type Name = Option<Arc<str>>;
+
+/// A string of a line. A type of its own, because serde copies an optional `Cow`.
+#[derive(Default, Deserialize)]
+pub(super) struct Text<'l>(#[serde(borrow)] Cow<'l, str>);
+
+impl Text<'_> {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Members that each line has.
+pub(super) struct Head<'c> {
+    pub(super) seq: u64,
+    pub(super) event: &'c str,
+    pub(super) time: &'c str,
+}
+
+/// A line.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Call<'l> {
+    seq: u64,
+    #[serde(borrow)]
+    event: Text<'l>,
+    #[serde(borrow)]
+    time: Text<'l>,
+    #[serde(borrow)]
+    pub(super) operation: Option<Text<'l>>,
+    #[serde(borrow)]
+    pub(super) store: Option<Text<'l>>,
+    #[serde(borrow)]
+    pub(super) access_key_id: Option<Text<'l>>,
+    #[serde(borrow)]
+    pub(super) external_key_id: Option<Text<'l>>,
+    pub(super) key_version: Option<u32>,
+    #[serde(borrow)]
+    pub(super) aws_principal_arn: Option<Text<'l>>,
+    #[serde(borrow)]
+    pub(super) kms_operation: Option<Text<'l>>,
+    #[serde(borrow)]
+    pub(super) kms_via_service: Option<Text<'l>>,
+    pub(super) status: Option<u16>,
+    #[serde(borrow)]
+    pub(super) error_name: Option<Text<'l>>,
+    #[serde(borrow)]
+    pub(super) reason: Option<Text<'l>>,
+}
+
+impl<'l> Call<'l> {
+    /// Parses a line; `None` if it is not JSON with these members.
+    pub(super) fn parse(line: &'l [u8]) -> Option<Self> {
+        serde_json::from_slice(line).ok()
+    }
+
+    /// Parses the members that each line has, and leaves out all others.
+    pub(super) fn parse_head(line: &'l [u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Members<'l> {
+            seq: u64,
+            #[serde(borrow)]
+            event: Text<'l>,
+            #[serde(borrow)]
+            time: Text<'l>,
+        }
+        let Members { seq, event, time } = serde_json::from_slice(line).ok()?;
+        Some(Self { seq, event, time, ..Self::default() })
+    }
+
+    pub(super) fn head(&self) -> Head<'_> {
+        Head { seq: self.seq, event: self.event.as_str(), time: self.time.as_str() }
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        Outcome::of(self.status)
+    }
+
+    pub(super) fn is(&self, operation: &str) -> bool {
+        self.operation.as_ref().is_some_and(|text| text.as_str() == operation)
+    }
+}
 
 /// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,45 +124,32 @@ impl Outcome {
     }
 }
 
-/// A call, without what distinguishes it from others of its kind: time, number and request id.
-#[derive(Clone, Debug)]
-pub(super) struct Call {
-    pub(super) operation: Name,
-    pub(super) store: Name,
-    pub(super) access_key_id: Name,
-    pub(super) key_id: Name,
-    pub(super) key_version: Option<u32>,
-    pub(super) principal: Name,
-    pub(super) kms_operation: Name,
-    pub(super) via_service: Name,
-    pub(super) status: Option<u16>,
-    pub(super) error_name: Name,
-    pub(super) reason: Name,
-    pub(super) outcome: Outcome,
-}
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
 
-impl Call {
-    /// Parses a line; `None` if it is not JSON with these members.
-    pub(super) fn parse(line: &[u8]) -> Option<Self> {
-        let members: Members<'_> = serde_json::from_slice(line).ok()?;
-        let name = |text: Option<Text<'_>>| text.map(|text| Arc::from(&*text.0));
-        Some(Self {
-            operation: name(members.operation),
-            store: name(members.store),
-            access_key_id: name(members.access_key_id),
-            key_id: name(members.external_key_id),
-            key_version: members.key_version,
-            principal: name(members.aws_principal_arn),
-            kms_operation: name(members.kms_operation),
-            via_service: name(members.kms_via_service),
-            status: members.status,
-            error_name: name(members.error_name),
-            reason: name(members.reason),
-            outcome: Outcome::of(members.status),
-        })
-    }
-
-    pub(super) fn is(&self, operation: &str) -> bool {
-        self.operation.as_deref() == Some(operation)
+    /// Strings are read back, and a line of another form is none.
+    #[test]
+    fn lines() {
+        let line = br#"{"seq":7,"time":"t","event":"call","store":"","reason":"a \"b\" \u00e9","status":403,"x":[1]}"#;
+        let call = Call::parse(line).unwrap();
+        assert_eq!(call.reason.as_ref().unwrap().as_str(), "a \"b\" \u{e9}");
+        assert!(call.store.as_ref().unwrap().as_str().is_empty() && call.operation.is_none());
+        assert_eq!(call.outcome(), Outcome::Refused);
+        let other = br#"{"seq":7,"time":"t","event":"laser","status":"x"}"#;
+        assert!(Call::parse(other).is_none() && Call::parse_head(br#"{"seq":7}"#).is_none());
+        for read in [call, Call::parse_head(other).unwrap()] {
+            let Head { seq, event, time } = read.head();
+            assert!(seq == 7 && time == "t" && matches!(event, "call" | "laser"));
+        }
+        for (status, outcome) in [
+            (Some(200), Outcome::Served),
+            (Some(404), Outcome::Refused),
+            (Some(503), Outcome::Failed),
+            (None, Outcome::Abandoned),
+        ] {
+            assert_eq!(Outcome::of(status), outcome);
+        }
     }
 }

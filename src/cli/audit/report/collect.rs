@@ -1,132 +1,22 @@
 //! The lines of a log, one after the other, into counts.
 
-use super::call::{Call, Name, Outcome};
+use super::call::{Call, Head, Outcome};
 use super::events::{At, Events};
-use super::kinds::Kinds;
-use super::table::{Counts, Key, Rows, Span, Table, key};
+use super::recent::{Names, Recent};
+use super::table::{Counts, Rows, Span, Table};
+use super::tables::{Group, Row, TABLES};
 use super::time::{Clock, Period};
 use super::timeline::{Bars, Timeline};
-use crate::observe::audit::line::string;
-
-/// A table by the names that make its rows.
-pub(super) struct Definition {
-    /// Name in CSV and JSON.
-    pub(super) id: &'static str,
-    pub(super) title: &'static str,
-    pub(super) note: &'static str,
-    /// Names of the columns in CSV and JSON, and their titles.
-    pub(super) names: &'static [(&'static str, &'static str)],
-    /// True if rows say how keys were used, and not only how often they occurred.
-    pub(super) has_uses: bool,
-    /// Returns the names of a call's row; `None` if the call is not of this table.
-    key_of: fn(&Call) -> Option<Key>,
-}
-
-const STORE: (&str, &str) = ("store", "Key store");
-const KEY: (&str, &str) = ("externalKeyId", "External key");
-const PRINCIPAL: (&str, &str) = ("awsPrincipalArn", "Principal");
-const ERROR: (&str, &str) = ("errorName", "Error");
-const REASON: (&str, &str) = ("reason", "Reason");
-const OPERATION: (&str, &str) = ("operation", "Operation");
-
-/// The tables of a report.
-pub(super) const TABLES: [Definition; 9] = [
-    Definition {
-        id: "keys",
-        title: "Keys",
-        note: "Calls by external key.",
-        names: &[STORE, KEY],
-        has_uses: true,
-        key_of: |call| call.key_id.is_some().then(|| key([&call.store, &call.key_id])),
-    },
-    Definition {
-        id: "keyVersions",
-        title: "Key versions",
-        note: "Calls by version, for keys that have versions. The first use of a version is the \
-               rotation.",
-        names: &[STORE, KEY, ("keyVersion", "Version")],
-        has_uses: true,
-        key_of: |call| {
-            let version: Name = Some(call.key_version?.to_string().into());
-            Some(key([&call.store, &call.key_id, &version]))
-        },
-    },
-    Definition {
-        id: "principals",
-        title: "Principals",
-        note: "Calls by the AWS principal on whose behalf KMS called. Calls without a valid \
-               signature, and KMS's own health checks, have none.",
-        names: &[PRINCIPAL],
-        has_uses: true,
-        key_of: |call| Some(key([&call.principal])),
-    },
-    Definition {
-        id: "access",
-        title: "Who used which key",
-        note: "Calls by principal and external key.",
-        names: &[PRINCIPAL, STORE, KEY],
-        has_uses: true,
-        key_of: |call| {
-            call.key_id.is_some().then(|| key([&call.principal, &call.store, &call.key_id]))
-        },
-    },
-    Definition {
-        id: "viaServices",
-        title: "Services",
-        note: "Calls by the AWS service through which the principal used the key; none if it called \
-               KMS itself.",
-        names: &[("kmsViaService", "Via service")],
-        has_uses: true,
-        key_of: |call| Some(key([&call.via_service])),
-    },
-    Definition {
-        id: "credentials",
-        title: "Credentials",
-        note: "Calls by the access key id with which KMS signed. First and last use show a rotation.",
-        names: &[STORE, ("accessKeyId", "Access key id")],
-        has_uses: true,
-        key_of: |call| Some(key([&call.store, &call.access_key_id])),
-    },
-    Definition {
-        id: "operations",
-        title: "Operations",
-        note: "Calls by the proxy's operation and by that of KMS which led to it.",
-        names: &[OPERATION, ("kmsOperation", "KMS operation")],
-        has_uses: true,
-        key_of: |call| Some(key([&call.operation, &call.kms_operation])),
-    },
-    Definition {
-        id: "outcomes",
-        title: "Outcomes",
-        note: "Calls by status, error and reason. Refused: status 4xx. Failed: any other error. \
-               Abandoned: the peer had disconnected before there was an answer.",
-        names: &[("outcome", "Outcome"), ("status", "Status"), ERROR, REASON],
-        has_uses: false,
-        key_of: |call| {
-            let outcome: Name = Some(call.outcome.name().into());
-            let status: Name = call.status.map(|status| status.to_string().into());
-            Some(key([&outcome, &status, &call.error_name, &call.reason]))
-        },
-    },
-    Definition {
-        id: "refusals",
-        title: "Refused calls",
-        note: "Who was refused what, and why: calls that were not served.",
-        names: &[ERROR, REASON, OPERATION, KEY, PRINCIPAL],
-        has_uses: false,
-        key_of: |call| {
-            let names =
-                [&call.error_name, &call.reason, &call.operation, &call.key_id, &call.principal];
-            (call.outcome != Outcome::Served).then(|| key(names))
-        },
-    },
-];
 
 /// Counts under way.
 pub(super) struct Collector {
     period: Period,
     clock: Clock,
-    kinds: Kinds,
+    row: Row,
+    names: Names,
+    who: Recent<4>,
+    how: Recent<9>,
+    refused: Recent<5>,
     tables: [Table; TABLES.len()],
     timeline: Timeline,
     events: Events,
@@ -163,7 +53,11 @@ impl Collector {
         Self {
             period,
             clock: Clock::default(),
-            kinds: Kinds::default(),
+            row: Row::default(),
+            names: Names::default(),
+            who: Recent::default(),
+            how: Recent::default(),
+            refused: Recent::default(),
             tables: Default::default(),
             timeline: Timeline::default(),
             events: Events::default(),
@@ -174,12 +68,19 @@ impl Collector {
 
     /// Takes a line without its end.
     pub(super) fn line(&mut self, line: &[u8]) {
-        let event = string(line, "event").unwrap_or_default();
-        let Some(micros) = string(line, "time").and_then(|text| self.clock.read(text)) else {
+        let call = Call::parse(line);
+        // Events of another version may have members of these names, but of other types.
+        let head = call.as_ref().map(Call::head);
+        let other = if head.is_none() { Call::parse_head(line) } else { None };
+        let Some(Head { seq, event, time }) = head.or(other.as_ref().map(Call::head)) else {
             self.lines.unreadable += 1;
             return;
         };
-        let at = At { micros, seq: seq(line), is_in_period: self.period.contains(micros) };
+        let Some(micros) = self.clock.read(time) else {
+            self.lines.unreadable += 1;
+            return;
+        };
+        let at = At { micros, seq, is_in_period: self.period.contains(micros) };
         self.events.time(at, event == "open");
         if !at.is_in_period {
             self.lines.outside += 1;
@@ -188,30 +89,53 @@ impl Collector {
         self.lines.counted += 1;
         let span = Span::at(micros);
         self.lines.span.get_or_insert(span).extend(span);
-        if event != "call" {
-            self.events.event(at, event, line);
-            return;
-        }
-        match self.kinds.count(line, micros) {
-            Some(outcome) => self.timeline.add(micros, outcome),
+        match &call {
+            _ if event != "call" => self.events.event(at, event, line),
+            Some(call) => self.call(call, micros),
             None => self.lines.unreadable += 1,
         }
-        if self.kinds.is_full() {
+    }
+
+    fn call(&mut self, call: &Call<'_>, micros: u64) {
+        let outcome = call.outcome();
+        self.timeline.add(micros, outcome);
+        let counts = Counts::of(call, outcome, micros);
+        self.calls.add(&counts);
+        self.row.set(&mut self.names, call, outcome);
+        self.who.add(self.row.who(), &counts);
+        self.how.add(self.row.how(), &counts);
+        if outcome != Outcome::Served {
+            self.refused.add(self.row.refused(), &counts);
+        }
+        let are_rows_full = self.who.is_full() || self.how.is_full() || self.refused.is_full();
+        if are_rows_full || self.names.is_full() {
             self.settle();
         }
     }
 
-    /// Adds the kinds of calls to the tables.
+    /// Adds the recent rows to the tables.
     fn settle(&mut self) {
-        for kind in self.kinds.take() {
-            let counts = Counts::of(&kind.call, kind.calls, kind.span);
-            self.calls.add(&counts);
-            for (table, definition) in self.tables.iter_mut().zip(&TABLES) {
-                if let Some(key) = (definition.key_of)(&kind.call) {
-                    table.add(&key, &counts);
+        let who: Vec<_> = self.who.drain().map(|(key, sum)| (Row::of_who(key), sum)).collect();
+        let how: Vec<_> = self.how.drain().map(|(key, sum)| (Row::of_how(key), sum)).collect();
+        let refused: Vec<_> =
+            self.refused.drain().map(|(key, sum)| (Row::of_refused(key), sum)).collect();
+        for (definition, table) in TABLES.iter().zip(&mut self.tables) {
+            let rows = match definition.group {
+                Group::Who => &who,
+                Group::How => &how,
+                Group::Refused => &refused,
+            };
+            let mut sums = Recent::default();
+            for (row, counts) in rows {
+                if let Some(key) = (definition.key_of)(row) {
+                    sums.add(key, counts);
                 }
             }
+            for (key, counts) in sums.drain() {
+                table.add(&self.names.key(&key), &counts);
+            }
         }
+        self.names.clear();
     }
 
     pub(super) fn finish(mut self) -> Collected {
@@ -226,10 +150,81 @@ impl Collector {
     }
 }
 
-/// Returns a line's number.
-fn seq(line: &[u8]) -> u64 {
-    let digits = line.iter().skip("{\"seq\":".len()).take_while(|byte| byte.is_ascii_digit());
-    digits.fold(0, |number: u64, digit| {
-        number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
-    })
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::time::{MICROS_PER_SEC, begin};
+    use super::*;
+    use crate::limits::MAX_AUDIT_REPORT_ROWS;
+    use crate::observe::timestamp::Rfc3339;
+
+    fn line(seq: u64, members: &str) -> String {
+        let micros = begin("2026-11-25").unwrap() + seq * MICROS_PER_SEC;
+        let mut time = Rfc3339::default();
+        let time = String::from_utf8_lossy(time.at(Duration::from_micros(micros))).into_owned();
+        format!(r#"{{"seq":{seq},"time":"{time}",{members},"mac":"00"}}"#)
+    }
+
+    fn collected(lines: impl Iterator<Item = String>) -> Collected {
+        let mut collector = Collector::new(Period::default());
+        lines.for_each(|line| collector.line(line.as_bytes()));
+        collector.finish()
+    }
+
+    fn table(id: &str) -> usize {
+        TABLES.iter().position(|definition| definition.id == id).unwrap()
+    }
+
+    /// Far more principals and keys than there is space for: no call is lost, and the rows are the
+    /// same each time.
+    #[test]
+    fn many_names() {
+        const CALLS: u64 = 150_000;
+        let all = || {
+            collected((0..CALLS).map(|seq| {
+                let status = if seq % 3 == 0 { 403 } else { 200 };
+                line(seq, &format!(
+                    r#""event":"call","operation":"decrypt","store":"/s","externalKeyId":"k{}","awsPrincipalArn":"p{seq}","status":{status}"#,
+                    seq % 7
+                ))
+            }))
+        };
+        let found = all();
+        assert_eq!((found.calls.calls, found.lines.counted), (CALLS, CALLS));
+        for (definition, rows) in TABLES.iter().zip(&found.tables) {
+            let sum: u64 = rows.rows.iter().map(|(_, counts)| counts.calls).sum();
+            let expected = match definition.id {
+                "keyVersions" => 0,
+                "refusals" => CALLS / 3,
+                _ => CALLS,
+            };
+            assert_eq!(sum + rows.others.calls, expected, "{}", definition.id);
+            assert!(rows.rows.len() <= 2 * MAX_AUDIT_REPORT_ROWS, "{}", definition.id);
+        }
+        assert!(found.tables[table("principals")].others.calls > 0);
+        assert_eq!(found.tables[table("keys")].rows.len(), 7);
+        for (one, other) in found.tables.iter().zip(&all().tables) {
+            assert!(one.rows == other.rows && one.others == other.others);
+        }
+    }
+
+    /// Lines of unknown forms are counted as such, and nothing is lost on their account.
+    #[test]
+    fn unknown_forms() {
+        let found = collected(
+            [
+                line(1, r#""event":"call","operation":"health","status":200"#),
+                line(2, r#""event":"call","operation":"health","status":"fine""#),
+                line(3, r#""event":"laser","status":"on""#),
+                "rubbish".to_owned(),
+                r#"{"seq":4,"time":"noon","event":"call"}"#.to_owned(),
+            ]
+            .into_iter(),
+        );
+        let Lines { counted, outside, unreadable, .. } = found.lines;
+        assert_eq!((counted, outside, unreadable, found.calls.calls), (3, 0, 3, 1));
+        assert_eq!(found.events.changes.events.len(), 1);
+    }
 }

@@ -9,7 +9,7 @@ use memchr::memchr_iter;
 use super::build::Findings;
 use super::collect::{Collected, Collector};
 use super::time::Period;
-use crate::cli::audit::verify::{Arguments, read as verify};
+use crate::cli::audit::verify::{Log, read as verify};
 use crate::exit::{EXIT_SOFTWARE, Failed};
 use crate::limits::{
     AUDIT_REPORT_BATCH_BYTES, MAX_AUDIT_REPORT_BATCHES, MAX_AUDIT_REPORT_FINDINGS,
@@ -20,10 +20,7 @@ use crate::observe::audit::verify::{Finding, Reader, Summary};
 ///
 /// # Errors
 /// The log cannot be verified.
-pub(super) fn read(
-    log: &Arguments,
-    period: Period,
-) -> Result<(Summary, Findings, Collected), Failed> {
+pub(super) fn read(log: &Log, period: Period) -> Result<(Summary, Findings, Collected), Failed> {
     let (full, to_count) = sync_channel(MAX_AUDIT_REPORT_BATCHES);
     let (used, empty) = channel();
     thread::scope(|scope| {

@@ -2,17 +2,16 @@
 
 use std::fmt::Write as _;
 
+use sha2::{Digest as _, Sha256};
+
 use super::call::Outcome;
 use super::markup::escaped;
 use super::sheet::{Cell, Column, Kind, Report, Sheet, Verdict};
 use super::svg;
-use super::text::{OTHERS, value};
+use super::text::{OTHERS, printable, value};
 use super::time::shown;
 
 const STYLE: &str = include_str!("page.css");
-/// The browser loads nothing and runs nothing, whatever gets into the page.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
-                      base-uri 'none'; form-action 'none'";
 /// The figures at the top.
 const TILES: [&str; 6] = ["calls", "served", "refused", "failed", "externalKeys", "principals"];
 /// The table that is a chart.
@@ -20,14 +19,15 @@ const TIMELINE: &str = "timeline";
 
 /// Returns the report as HTML.
 pub(super) fn render(report: &Report) -> String {
+    let policy = policy();
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <meta name=\"referrer\" content=\"no-referrer\">\n\
          <title>Audit report of xks-proxy</title>\n<link rel=\"icon\" href=\"data:,\">\n\
-         <style>\n{STYLE}</style>\n</head>\n<body>\n"
+         <style>{STYLE}</style>\n</head>\n<body>\n"
     );
     head(&mut out, report);
     out.push_str("<main>\n");
@@ -44,6 +44,15 @@ pub(super) fn render(report: &Report) -> String {
          Made by xks-proxy audit report.</footer>\n</main>\n</body>\n</html>\n",
     );
     out
+}
+
+/// Returns the policy by which a browser loads nothing and runs nothing, whatever gets into the page.
+fn policy() -> String {
+    let style = base64_simd::STANDARD.encode_to_string(Sha256::digest(STYLE));
+    format!(
+        "default-src 'none'; style-src 'sha256-{style}'; img-src data:; base-uri 'none'; \
+         form-action 'none'"
+    )
 }
 
 fn head(out: &mut String, report: &Report) {
@@ -76,7 +85,7 @@ fn verdict(out: &mut String, report: &Report) {
         escaped(report.verdict.headline())
     );
     for statement in &report.statements {
-        let _ = write!(out, "<li>{}</li>", escaped(statement));
+        let _ = write!(out, "<li>{}</li>", escaped(&printable(statement)));
     }
     out.push_str("</ul></section>\n");
 }
@@ -120,8 +129,8 @@ fn charts(out: &mut String, report: &Report) {
     }
     for (id, title, column, nameless) in [
         ("keys", "Calls by key", "externalKeyId", "-"),
-        ("principals", "Calls by principal", "awsPrincipalArn", "without principal"),
-        ("viaServices", "Calls by service", "kmsViaService", "KMS itself, or no request of KMS"),
+        ("principals", "Calls by principal", "awsPrincipalArn", "no principal"),
+        ("viaServices", "Calls by service", "kmsViaService", "no service"),
     ] {
         if let Some(sheet) = report.sheet(id) {
             out.push_str(&svg::top(sheet, title, column, nameless));
@@ -137,7 +146,7 @@ fn section(out: &mut String, sheet: &Sheet) {
         out,
         "<section aria-labelledby=\"{id}\"><h2 id=\"{id}\">{}</h2>\n<p>{}</p>\n",
         escaped(sheet.title),
-        escaped(&sheet.note)
+        escaped(&printable(&sheet.note))
     );
     if sheet.rows.is_empty() && sheet.others.is_none() {
         out.push_str("None.</section>\n");
@@ -175,7 +184,7 @@ fn table_row(out: &mut String, columns: &[(usize, &Column)], row: &[Cell], is_su
         let _ = write!(
             out,
             "<{open}{} data-label=\"{}\">{}</{close}>",
-            class(column),
+            if *cell == Cell::Number(0) { " class=\"number zero\"" } else { class(column) },
             escaped(column.title),
             escaped(&text)
         );

@@ -193,9 +193,7 @@ pub(super) fn top(sheet: &Sheet, title: &str, column: &str, nameless: &str) -> S
             Some(name) => bars.push((value(name), calls)),
         }
     }
-    if rest > 0 {
-        bars.push((OTHERS.to_owned(), rest));
-    }
+    // The sum of many has no bar: next to it, the others would be too short to compare.
     let most = bars.iter().map(|(_, calls)| *calls).max().unwrap_or(0);
     let mut out = format!("<figure><figcaption>{}</figcaption><ul class=\"bars\">", escaped(title));
     for (name, calls) in &bars {
@@ -209,7 +207,9 @@ pub(super) fn top(sheet: &Sheet, title: &str, column: &str, nameless: &str) -> S
             scaled(*calls, most)
         );
     }
-    if bars.is_empty() {
+    if rest > 0 {
+        let _ = write!(out, "<li><span>{OTHERS}</span><b>{}</b></li>", grouped(rest));
+    } else if bars.is_empty() {
         out.push_str("<li>None.</li>");
     }
     out.push_str("</ul></figure>");

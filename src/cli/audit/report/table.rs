@@ -6,7 +6,7 @@ use super::call::{Call, Name, Outcome};
 use crate::limits::{MAX_AUDIT_REPORT_NAME_BYTES, MAX_AUDIT_REPORT_ROWS};
 
 /// Largest number of names that make a row.
-const MAX_NAMES: usize = 5;
+pub(super) const MAX_NAMES: usize = 5;
 
 /// The names of a row; unused ones are `None`.
 pub(super) type Key = [Name; MAX_NAMES];
@@ -46,16 +46,16 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Returns the counts of `calls` calls of one kind.
-    pub(super) fn of(call: &Call, calls: u64, span: Span) -> Self {
-        let is_served = call.outcome == Outcome::Served;
-        let served = |is_such: bool| if is_served && is_such { calls } else { 0 };
-        let of_outcome = |outcome: Outcome| if outcome == call.outcome { calls } else { 0 };
+    /// Returns the counts of one call.
+    pub(super) fn of(call: &Call<'_>, outcome: Outcome, micros: u64) -> Self {
+        let is_served = outcome == Outcome::Served;
+        let span = Span::at(micros);
+        let served = |operation| u64::from(is_served && call.is(operation));
         Self {
-            calls,
-            outcomes: Outcome::ALL.map(of_outcome),
-            encryptions: served(call.is("encrypt")),
-            decryptions: served(call.is("decrypt")),
+            calls: 1,
+            outcomes: Outcome::ALL.map(|one| u64::from(one == outcome)),
+            encryptions: served("encrypt"),
+            decryptions: served("decrypt"),
             span: Some(span),
             use_span: is_served.then_some(span),
         }
@@ -142,8 +142,11 @@ pub(super) struct Rows {
 
 impl Table {
     pub(super) fn add(&mut self, key: &Key, counts: &Counts) {
+        if let Some(row) = self.served.rows.get_mut(key) {
+            return row.add(counts);
+        }
         let mut counts = *counts;
-        let is_added = if counts.use_span.is_none() && !self.served.rows.contains_key(key) {
+        let is_added = if counts.use_span.is_none() {
             self.refused.add(key, &counts)
         } else {
             if let Some(before) = self.refused.take(key) {
@@ -166,30 +169,19 @@ impl Table {
     }
 }
 
-/// Makes a row's names.
-pub(super) fn key<const N: usize>(names: [&Name; N]) -> Key {
-    const { assert!(N <= MAX_NAMES) };
-    let mut key = Key::default();
-    for (place, name) in key.iter_mut().zip(names) {
-        place.clone_from(name);
-    }
-    key
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
-    fn call(principal: &str, status: u16) -> Call {
+    fn add(table: &mut Table, principal: &str, status: u16, at: u64) {
         let line = format!(
-            r#"{{"operation":"decrypt","awsPrincipalArn":"{principal}","status":{status}}}"#
+            r#"{{"seq":1,"time":"","event":"call","operation":"decrypt","status":{status}}}"#
         );
-        Call::parse(line.as_bytes()).unwrap()
-    }
-
-    fn add(table: &mut Table, call: &Call, at: u64) {
-        table.add(&key([&call.principal]), &Counts::of(call, 1, Span::at(at)));
+        let call = Call::parse(line.as_bytes()).unwrap();
+        let mut key = Key::default();
+        key[0] = Some(principal.into());
+        table.add(&key, &Counts::of(&call, call.outcome(), at));
     }
 
     fn name(row: &(Key, Counts)) -> &str {
@@ -201,9 +193,9 @@ mod tests {
     fn counts() {
         let mut table = Table::default();
         for (status, at) in [(403, 1), (200, 5), (200, 3), (503, 9)] {
-            add(&mut table, &call("alice", status), at);
+            add(&mut table, "alice", status, at);
         }
-        add(&mut table, &call("bob", 200), 4);
+        add(&mut table, "bob", 200, 4);
         let Rows { rows, others } = table.finish();
         assert_eq!(rows.iter().map(name).collect::<Vec<_>>(), ["alice", "bob"]);
         let alice = rows[0].1;
@@ -219,13 +211,13 @@ mod tests {
     fn many_names() {
         let mut table = Table::default();
         for number in 0..2 * MAX_AUDIT_REPORT_ROWS {
-            add(&mut table, &call(&format!("made-up {number}"), 403), 1);
+            add(&mut table, &format!("made-up {number}"), 403, 1);
         }
         for number in 0..MAX_AUDIT_REPORT_ROWS + 7 {
-            add(&mut table, &call(&format!("user {number}"), 200), 2);
+            add(&mut table, &format!("user {number}"), 200, 2);
         }
         // One of those refused before is now served, but there is no row left.
-        add(&mut table, &call("made-up 3", 200), 3);
+        add(&mut table, "made-up 3", 200, 3);
         let Rows { rows, others } = table.finish();
         let users = rows.iter().filter(|row| name(row).starts_with("user ")).count();
         assert_eq!((users, rows.len()), (MAX_AUDIT_REPORT_ROWS, 2 * MAX_AUDIT_REPORT_ROWS - 1));
@@ -240,7 +232,7 @@ mod tests {
         let mut table = Table::default();
         let long = "x".repeat(2_000);
         for number in 0..MAX_AUDIT_REPORT_ROWS {
-            add(&mut table, &call(&format!("{number}{long}"), 200), 1);
+            add(&mut table, &format!("{number}{long}"), 200, 1);
         }
         let Rows { rows, others } = table.finish();
         let bytes: usize = rows.iter().map(|row| name(row).len()).sum();

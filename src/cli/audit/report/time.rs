@@ -24,27 +24,37 @@ impl Period {
     }
 }
 
-/// Reads times of lines. Most lines are of the same second as the one before.
+/// Reads times of lines. Most lines are of the same day as the one before.
 #[derive(Default)]
 pub(super) struct Clock {
-    second: String,
+    day: String,
+    /// Begin of the day.
     micros: u64,
 }
 
 impl Clock {
     /// Returns a line's time; `None` if it is not in the log's form.
     pub(super) fn read(&mut self, text: &str) -> Option<u64> {
-        let (second, rest) = text.split_at_checked(SECOND.len())?;
-        let fraction = rest.strip_prefix('.')?.strip_suffix('Z')?;
-        if fraction.len() != 6 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
-            return None;
+        let (day, rest) = text.split_at_checked(DAY.len())?;
+        let [b'T', hour @ .., b'Z'] = rest.as_bytes() else { return None };
+        let [h1, h2, b':', m1, m2, b':', s1, s2, b'.', fraction @ ..] = hour else { return None };
+        if day != self.day {
+            self.micros = parse_rfc3339(&format!("{day}T00:00:00.0Z"))? * MICROS_PER_SEC;
+            day.clone_into(&mut self.day);
         }
-        if second != self.second {
-            self.micros = parse_rfc3339(text)?.checked_mul(MICROS_PER_SEC)?;
-            second.clone_into(&mut self.second);
-        }
-        Some(self.micros + fraction.parse::<u64>().ok()?)
+        let [hours, minutes, secs] =
+            [[*h1, *h2], [*m1, *m2], [*s1, *s2]].map(|digits| number(&digits));
+        let secs = (hours? * 60 + minutes?) * 60 + secs?;
+        let is_time = secs < SECS_PER_DAY && fraction.len() == 6;
+        is_time.then_some(self.micros + secs * MICROS_PER_SEC + number(fraction)?)
     }
+}
+
+/// Returns the number that consists of these few digits.
+fn number(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0, |number, digit| {
+        digit.is_ascii_digit().then(|| number * 10 + u64::from(digit - b'0'))
+    })
 }
 
 /// Parses `--from`: a day, or a time as in RFC 3339.
