@@ -22,7 +22,7 @@ class Receiver:
         sources = programs.ROOT / "tests/otlp"
         path = subprocess.run([sources / "install.sh"], check=True, capture_output=True, text=True)
         self.process = subprocess.Popen(
-            [sys.executable, sources / "receiver.py"], stdout=subprocess.PIPE, text=True,
+            [sys.executable, sources / "receiver.py", "--counts-only"], stdout=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONPATH": path.stdout.strip()},
         )
         self.url = f"http://127.0.0.1:{int(self.process.stdout.readline())}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An OTLP receiver that decodes with OpenTelemetry's own classes (opentelemetry-proto).
 
-usage: receiver.py [--port PORT] [--tls CERT KEY]
+usage: receiver.py [--port PORT] [--tls CERT KEY] [--counts-only]
 
 Prints the port that it listens on. Everything received is counted, and answered as the last POST to
 /behave says, whose body is JSON:
@@ -15,7 +15,8 @@ Prints the port that it listens on. Everything received is counted, and answered
 
 GET /seen returns JSON: requests by path and status, header fields of the last request, and every
 resource, span, log record and data point that was answered with 200, in protobuf's JSON mapping,
-with ids in hexadecimal digits. GET /counts returns their numbers alone.
+with ids in hexadecimal digits. GET /counts returns their numbers alone; with --counts-only, no more is
+kept, for measurements.
 """
 
 import argparse
@@ -48,6 +49,8 @@ KEEP = 50_000  # records of each kind
 class Seen:
     """What was received."""
 
+    counts_only = False
+
     def __init__(self):
         self.lock = threading.Lock()
         self.requests = collections.Counter()
@@ -71,7 +74,7 @@ class Seen:
 
     def keep(self, kind, records, ids):
         self.counts[kind] += len(records)
-        if len(self.records[kind]) > KEEP:
+        if self.counts_only or len(self.records[kind]) > KEEP:
             return
         for record in records:
             fields = MessageToDict(record)
@@ -174,7 +177,9 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--tls", nargs=2)
+    parser.add_argument("--counts-only", action="store_true")
     options = parser.parse_args()
+    Handler.seen.counts_only = options.counts_only
     server = Server(("127.0.0.1", options.port), Handler)
     if options.tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
