@@ -397,6 +397,10 @@ pub const AUDIT_WRITE_BYTES: usize = 256 * 1024;
 pub const AUDIT_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Interval at which the writer checks for due work while no lines arrive.
 pub const AUDIT_IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two looks at whether the log's files still have their names.
+pub const AUDIT_FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time after which a file that was moved away, and whose place cannot be taken, is looked at again.
+pub const AUDIT_FILE_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// Time between two syncs to the disk with `[audit] sync = "interval"`.
 pub const AUDIT_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two lines that report lost or omitted lines.

@@ -1,7 +1,7 @@
 //! HTTP/1.1 answers (RFC 9112, 6.3), parsed from the bytes received so far.
 
-use std::io;
 use std::time::Duration;
+use std::{error, fmt, io};
 
 use httparse::{Header, Response, Status};
 
@@ -111,8 +111,26 @@ fn field(field: &Header<'_>) -> (String, String) {
     (field.name.to_ascii_lowercase(), value)
 }
 
-fn no_http(why: impl std::fmt::Display) -> io::Error {
-    io::Error::other(format!("the answer is no HTTP/1.1: {why}"))
+/// The source of the error for bytes that came, but that are not an answer.
+#[derive(Debug)]
+pub struct UnusableAnswer(String);
+
+impl UnusableAnswer {
+    pub(super) fn error(why: impl Into<String>) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, Self(why.into()))
+    }
+}
+
+impl fmt::Display for UnusableAnswer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl error::Error for UnusableAnswer {}
+
+fn no_http(why: impl fmt::Display) -> io::Error {
+    UnusableAnswer::error(format!("the answer is no HTTP/1.1: {why}"))
 }
 
 /// Returns a chunked body (RFC 9112, 7.1) and its length in bytes, including the trailer section.

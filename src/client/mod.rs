@@ -12,11 +12,13 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant, SystemTime};
 
-pub use self::answer::Answer;
+use rustls::{ClientConnection, StreamOwned};
+
+pub use self::answer::{Answer, UnusableAnswer};
 pub use self::endpoint::Endpoint;
 pub use self::request::OutgoingRequest;
 pub use self::signer::{Signed, Signer};
-use self::socket::limit;
+use self::socket::Limited;
 pub use self::socket::{connect, resolve};
 pub use self::tls::{Anchor, Handshake, SpecSuite, TlsVersion, Trust};
 use crate::limits::MAX_CLIENT_ANSWER_BYTES;
@@ -24,8 +26,6 @@ use crate::limits::MAX_CLIENT_ANSWER_BYTES;
 /// An open connection.
 pub struct Client {
     stream: Box<dyn Stream>,
-    /// The same socket, kept for setting its time limits.
-    socket: TcpStream,
     endpoint: Endpoint,
     timeout: Duration,
     is_over: bool,
@@ -37,8 +37,21 @@ pub struct Client {
     pub connect_time: Duration,
 }
 
-trait Stream: Read + Write + Send {}
-impl<T: Read + Write + Send> Stream for T {}
+trait Stream: Read + Write + Send {
+    fn set_deadline(&mut self, deadline: Instant);
+}
+
+impl Stream for Limited {
+    fn set_deadline(&mut self, deadline: Instant) {
+        Limited::set_deadline(self, deadline);
+    }
+}
+
+impl Stream for StreamOwned<ClientConnection, Limited> {
+    fn set_deadline(&mut self, deadline: Instant) {
+        self.sock.set_deadline(deadline);
+    }
+}
 
 impl Client {
     /// Connects, allowing `timeout` for it and for each call afterwards.
@@ -60,29 +73,21 @@ impl Client {
         started: Instant,
         timeout: Duration,
     ) -> (Option<Handshake>, io::Result<Self>) {
-        let made = |socket: &TcpStream, stream, handshake: Option<Handshake>| {
-            Ok(Self {
-                stream,
-                socket: socket.try_clone()?,
-                endpoint: endpoint.clone(),
-                timeout,
-                is_over: false,
-                max_answer_bytes: MAX_CLIENT_ANSWER_BYTES,
-                handshake,
-                connect_time: started.elapsed(),
-            })
+        let made = |stream, handshake: Option<Handshake>| Self {
+            stream,
+            endpoint: endpoint.clone(),
+            timeout,
+            is_over: false,
+            max_answer_bytes: MAX_CLIENT_ANSWER_BYTES,
+            handshake,
+            connect_time: started.elapsed(),
         };
+        let deadline = started + timeout;
         if !endpoint.is_https {
-            let socket_again = socket.try_clone();
-            return (None, socket_again.and_then(|again| made(&again, Box::new(socket), None)));
+            return (None, Ok(made(Box::new(Limited::new(socket, deadline)), None)));
         }
-        let again = match socket.try_clone() {
-            Ok(again) => again,
-            Err(error) => return (None, Err(error)),
-        };
-        let (handshake, stream) =
-            tls::connect(socket, endpoint.host_name(), trust, started + timeout);
-        let client = stream.and_then(|stream| made(&again, Box::new(stream), handshake.clone()));
+        let (handshake, stream) = tls::connect(socket, endpoint.host_name(), trust, deadline);
+        let client = stream.map(|stream| made(Box::new(stream), handshake.clone()));
         (handshake, client)
     }
 
@@ -126,24 +131,22 @@ impl Client {
     /// The network fails, or the answer is not HTTP.
     pub fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
         let started = Instant::now();
-        let deadline = started + self.timeout;
         self.is_over = true;
-        limit(&self.socket, deadline)?;
+        self.stream.set_deadline(started + self.timeout);
         self.stream.write_all(request)?;
         self.stream.flush()?;
         let mut received = Vec::new();
         let mut piece = vec![0; 16 * 1024];
         loop {
-            limit(&self.socket, deadline)?;
             let count = self.read(&mut piece)?;
             received.extend_from_slice(&piece[..count]);
             if received.len() > self.max_answer_bytes {
-                return Err(io::Error::other("the answer is too large"));
+                return Err(UnusableAnswer::error("the answer is too large"));
             }
             let Some((mut answer, taken)) = Answer::parse(&received, count == 0)? else { continue };
             answer.time = started.elapsed();
             if taken < received.len() {
-                return Err(io::Error::other("more bytes came than the answer has"));
+                return Err(UnusableAnswer::error("more bytes came than the answer has"));
             }
             self.is_over = answer.is_last() || count == 0;
             return Ok(answer);

@@ -1,6 +1,6 @@
 //! The TCP connection below HTTP and TLS, and its time limits.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
@@ -37,12 +37,54 @@ pub fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<TcpStr
     Err(last)
 }
 
-/// Limits reading and writing to `deadline`.
-pub(super) fn limit(socket: &TcpStream, deadline: Instant) -> io::Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(io::ErrorKind::TimedOut.into());
+/// A socket whose reads and writes fail with [`io::ErrorKind::TimedOut`] from a deadline on. The
+/// limit is set before each of them, so that neither a byte at a time nor a TLS record of which a
+/// piece comes now and then puts the end off.
+pub(super) struct Limited {
+    socket: TcpStream,
+    deadline: Instant,
+}
+
+impl Limited {
+    pub(super) fn new(socket: TcpStream, deadline: Instant) -> Self {
+        Self { socket, deadline }
     }
-    socket.set_read_timeout(Some(left))?;
-    socket.set_write_timeout(Some(left))
+
+    pub(super) fn set_deadline(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
+    fn left(&self) -> io::Result<Duration> {
+        match self.deadline.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
+            left => Ok(left),
+        }
+    }
+}
+
+impl Read for Limited {
+    fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+        self.socket.set_read_timeout(Some(self.left()?))?;
+        self.socket.read(piece).map_err(named)
+    }
+}
+
+impl Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.set_write_timeout(Some(self.left()?))?;
+        self.socket.write(bytes).map_err(named)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}
+
+/// Gives a time-out its name: the kernel reports that of a socket as EAGAIN, "Resource temporarily
+/// unavailable".
+fn named(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
+    }
 }

@@ -20,7 +20,7 @@ use rustls_pki_types::pem::PemObject as _;
 
 use sha2::{Digest as _, Sha256};
 
-use super::socket::limit;
+use super::socket::Limited;
 use crate::certificate::Authorities;
 
 /// Versions of TLS that the specification allows (API content type).
@@ -364,7 +364,7 @@ pub(super) fn connect(
     name: &str,
     trust: &Trust,
     deadline: Instant,
-) -> (Option<Handshake>, io::Result<StreamOwned<ClientConnection, TcpStream>>) {
+) -> (Option<Handshake>, io::Result<StreamOwned<ClientConnection, Limited>>) {
     let provider = trust.provider();
     let witness = Arc::new(Witness {
         system: Arc::clone(&trust.system),
@@ -390,15 +390,15 @@ pub(super) fn connect(
 }
 
 fn shake_hands(
-    mut tcp: TcpStream,
+    tcp: TcpStream,
     name: &str,
     config: ClientConfig,
     deadline: Instant,
-) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+) -> io::Result<StreamOwned<ClientConnection, Limited>> {
+    let mut tcp = Limited::new(tcp, deadline);
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
     let mut connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
     while connection.is_handshaking() {
-        limit(&tcp, deadline)?;
         if connection.wants_write() {
             connection.write_tls(&mut tcp)?;
         } else {
@@ -414,7 +414,6 @@ fn shake_hands(
     }
     // Sends the last flight.
     while connection.wants_write() {
-        limit(&tcp, deadline)?;
         connection.write_tls(&mut tcp)?;
     }
     Ok(StreamOwned::new(connection, tcp))

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
+use super::no_answer::NoAnswer;
 use super::report::{Outcome, excerpt};
 use crate::client::Answer;
 use crate::client::bodies::Sealed;
@@ -15,7 +16,7 @@ use crate::limits::{
 use crate::observe::timestamp::days_from_civil;
 
 /// The outcome of a call: an answer, or the reason there is none.
-pub type Reply = Result<Answer, String>;
+pub type Reply = Result<Answer, NoAnswer>;
 
 /// The status that belongs to each error name (Error codes).
 const ERRORS: [(u16, &str); 12] = [
@@ -60,7 +61,7 @@ pub fn is_denied(reply: &Reply) -> bool {
 pub fn expect_error(reply: &Reply, names: &[&str]) -> Outcome {
     let answer = match reply {
         Ok(answer) => answer,
-        Err(why) => return Outcome::Broken(why.clone()),
+        Err(why) => return Outcome::Broken(why.to_string()),
     };
     let name = error_name(answer);
     let is_right = name
@@ -85,7 +86,7 @@ pub fn expect_success<T>(
 ) -> Result<T, Outcome> {
     let answer = match reply {
         Ok(answer) => answer,
-        Err(why) => return Err(Outcome::Broken(why.clone())),
+        Err(why) => return Err(Outcome::Broken(why.to_string())),
     };
     if is_denied(reply) {
         let hint = "a policy refused it (--principal-arn, --kms-key-arn)";

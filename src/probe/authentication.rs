@@ -1,5 +1,6 @@
 //! Rules about authentication.
 
+use std::io;
 use std::time::{Duration, SystemTime};
 
 use super::answers::{Reply, came, expect_error};
@@ -170,7 +171,7 @@ fn sign_with(prober: &Prober<'_>, signer: &Signer, call: &str, body: &str) -> Si
 }
 
 fn at(prober: &mut Prober<'_>, call: &str, body: &str, time: Option<SystemTime>) -> Reply {
-    let time = time.ok_or("our own clock is off")?;
+    let time = time.ok_or_else(|| io::Error::other("our own clock is off"))?;
     let signed = prober.sign_at(call, body, time);
     prober.deliver("POST", call, Some(signed), body)
 }
@@ -179,7 +180,7 @@ fn accepted(reply: &Reply) -> Outcome {
     match reply {
         Ok(answer) if answer.status != 401 => Outcome::Held(came(answer)),
         Ok(answer) => Outcome::Broken(came(answer)),
-        Err(why) => Outcome::Broken(why.clone()),
+        Err(why) => Outcome::Broken(why.to_string()),
     }
 }
 

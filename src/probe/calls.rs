@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::answers::{self, Fleet, KeyMetadata, Reply, expect_error, expect_success};
 use super::kms;
 use super::kms_codes::KEY_NOT_FOUND;
+use super::no_answer::Cause;
 use super::prober::Prober;
 use super::report::{Outcome, Report, Rule};
 use crate::client::bodies::{Sealed, random_bytes};
@@ -151,8 +152,8 @@ pub fn health(prober: &mut Prober<'_>, report: &mut Report) -> bool {
 
 fn in_time(reply: &Reply) -> Outcome {
     match reply {
-        Err(why) if kms::is_timeout(why) => Outcome::Broken(why.clone()),
-        Err(why) => Outcome::Untried(why.clone()),
+        Err(why) if why.cause == Cause::TimedOut => Outcome::Broken(why.to_string()),
+        Err(why) => Outcome::Untried(why.to_string()),
         Ok(answer) => {
             let came = format!("{:.2} ms", answer.time.as_secs_f64() * 1e3);
             let is_in_time = answer.time <= Duration::from_millis(KMS_TIMEOUT_MILLI);

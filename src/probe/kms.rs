@@ -6,17 +6,19 @@ use super::kms_codes::{
     ACCESS_DENIED, INVALID_CONFIGURATION, INVALID_CREDENTIALS, INVALID_RESPONSE, INVALID_TLS,
     KEY_NOT_FOUND, NOT_REACHABLE, TIMED_OUT,
 };
+use super::no_answer::Cause;
 
 /// Returns the connection error code for a wrong answer to GetHealthStatus, unless AWS's pages do
 /// not tell which it is.
 #[must_use]
 pub fn of_health(reply: &Reply) -> Option<&'static str> {
     match reply {
-        Err(why) if is_timeout(why) => Some(TIMED_OUT),
-        // A server ends the connection so if it asks for a client's certificate.
-        Err(why) if why.contains("CertificateRequired") => Some(INVALID_TLS),
-        Err(why) if why.contains("no HTTP/1.1") => Some(INVALID_RESPONSE),
-        Err(_) => Some(NOT_REACHABLE),
+        Err(why) => Some(match why.cause {
+            Cause::TimedOut => TIMED_OUT,
+            Cause::ClientCertificate => INVALID_TLS,
+            Cause::Unusable => INVALID_RESPONSE,
+            Cause::Network => NOT_REACHABLE,
+        }),
         Ok(answer) => match answer.status {
             200 => Some(INVALID_RESPONSE),
             401 => Some(INVALID_CREDENTIALS),
@@ -30,7 +32,8 @@ pub fn of_health(reply: &Reply) -> Option<&'static str> {
 /// Returns the connection error code for a late answer to GetHealthStatus, or for none.
 #[must_use]
 pub fn of_late_health(reply: &Reply) -> Option<&'static str> {
-    reply.as_ref().map_or_else(|why| is_timeout(why), |_| true).then_some(TIMED_OUT)
+    let is_late = reply.as_ref().map_or_else(|why| why.cause == Cause::TimedOut, |_| true);
+    is_late.then_some(TIMED_OUT)
 }
 
 /// Returns the exception of CreateKey for a wrong answer to GetKeyMetadata.
@@ -42,15 +45,9 @@ pub fn of_metadata(reply: &Reply) -> Option<&'static str> {
     is_unknown.then_some(KEY_NOT_FOUND)
 }
 
-/// Returns whether the reason why there is no answer is a time-out. Its texts are ours and the
-/// kernel's.
-#[must_use]
-pub fn is_timeout(why: &str) -> bool {
-    why.contains("timed out") || why.contains("temporarily unavailable")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::time::Duration;
 
     use super::*;
@@ -74,16 +71,17 @@ mod tests {
         ] {
             assert_eq!(of_health(&answer(status, b"")), code, "{status}");
         }
-        let none = |why: &str| Err(why.to_owned());
-        for reply in [none("no answer: timed out"), none("no answer: temporarily unavailable")] {
-            assert_eq!(of_health(&reply), Some(TIMED_OUT));
-            assert_eq!(of_late_health(&reply), Some(TIMED_OUT));
-        }
-        assert_eq!(of_health(&none("no answer: connection reset")), Some(NOT_REACHABLE));
-        let no_http = none("no answer: the answer is no HTTP/1.1: x");
-        assert_eq!(of_health(&no_http), Some(INVALID_RESPONSE));
-        assert_eq!(of_health(&none("no answer: alert CertificateRequired")), Some(INVALID_TLS));
-        assert_eq!(of_late_health(&none("no answer: connection reset")), None);
+        let none = |error: io::Error| Err(error.into());
+        // The text plays no part.
+        let late = io::Error::new(io::ErrorKind::TimedOut, "no HTTP/1.1, CertificateRequired");
+        let late: Reply = none(late);
+        assert_eq!((of_health(&late), of_late_health(&late)), (Some(TIMED_OUT), Some(TIMED_OUT)));
+        let reset = none(io::ErrorKind::ConnectionReset.into());
+        assert_eq!((of_health(&reset), of_late_health(&reset)), (Some(NOT_REACHABLE), None));
+        let text = none(io::Error::other("timed out, temporarily unavailable"));
+        assert_eq!((of_health(&text), of_late_health(&text)), (Some(NOT_REACHABLE), None));
+        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired);
+        assert_eq!(of_health(&none(io::Error::other(alert))), Some(INVALID_TLS));
         assert_eq!(of_late_health(&answer(200, b"")), Some(TIMED_OUT));
     }
 
@@ -95,6 +93,6 @@ mod tests {
         let path = br#"{"errorName":"InvalidUriPathException"}"#;
         assert_eq!(of_metadata(&answer(404, path)), None);
         assert_eq!(of_metadata(&answer(500, unknown)), None);
-        assert_eq!(of_metadata(&Err("no answer".to_owned())), None);
+        assert_eq!(of_metadata(&Err(io::Error::other("KeyNotFound").into())), None);
     }
 }

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::answers::{self, expect_success};
 use super::calls::{AAD, of_key};
-use super::prober::{Target, no_answer};
+use super::no_answer::NoAnswer;
+use super::prober::Target;
 use super::report::{Outcome, Report, Rule};
 use crate::client::Client;
 use crate::client::bodies::Sealed;
@@ -130,7 +131,8 @@ impl Load<'_> {
             ("encrypt", options.caller.encrypt(self.plaintext, Some(AAD), true))
         };
         let path = of_key(self.key_id, call);
-        let reply = client.call(Some(&options.signer), &path, &body.to_string()).map_err(no_answer);
+        let reply =
+            client.call(Some(&options.signer), &path, &body.to_string()).map_err(NoAnswer::from);
         let found = expect_success(&reply, |object| {
             if is_decrypt {
                 return answers::opened(object, self.plaintext);

@@ -17,6 +17,7 @@ mod kms;
 mod kms_by_check;
 mod kms_codes;
 mod latency;
+mod no_answer;
 mod observation;
 pub mod options;
 mod prober;

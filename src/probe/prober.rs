@@ -139,7 +139,7 @@ impl<'a> Prober<'a> {
             Ok(answer) => answer,
             Err(error) => {
                 self.observed.unanswered += 1;
-                return Err(no_answer(error));
+                return Err(error.into());
             }
         };
         if method == "POST" {
@@ -150,10 +150,8 @@ impl<'a> Prober<'a> {
 
     fn send(&mut self, request: &OutgoingRequest<'_>) -> io::Result<Answer> {
         if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "timed out: the round took too long",
-            ));
+            let why = "timed out: the round took too long";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
         }
         if let Some(mut kept) = self.client.take() {
             match kept.send(request) {
@@ -177,17 +175,6 @@ impl<'a> Prober<'a> {
     fn keep(&mut self, client: Client) {
         self.client = (!client.is_over()).then_some(client);
     }
-}
-
-/// Returns the reason there is no answer, with a remedy if one is known.
-pub fn no_answer(error: io::Error) -> String {
-    let why = error.to_string();
-    let hint = if why.contains("CertificateRequired") {
-        " (mTLS: --client-cert, --client-key)"
-    } else {
-        ""
-    };
-    format!("no answer: {why}{hint}")
 }
 
 fn is_end(error: &io::Error) -> bool {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::no_answer::is_timeout;
 use super::options::Options;
 use super::report::{Outcome, Report, Rule};
 use super::{certificate_checks, kms_codes};
@@ -228,10 +229,6 @@ fn report_handshake(
     };
     report.add_with_code(&HANDSHAKE, None, outcome, code);
     certificate_checks::examine(options, handshake, &chain, report);
-}
-
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Returns whether the peer ended the connection without a word, as a load balancer does that has

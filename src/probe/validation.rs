@@ -244,7 +244,7 @@ pub fn paths(prober: &mut Prober<'_>, key_id: &str, report: &mut Report) {
         Ok(answer) if answer.status == 405 => Outcome::Held("405".to_owned()),
         Ok(answer) if is_denied(&reply) => Outcome::Doubtful(came(answer)),
         Ok(answer) => Outcome::Broken(came(answer)),
-        Err(why) => Outcome::Broken(why.clone()),
+        Err(why) => Outcome::Broken(why.to_string()),
     };
     report.add(&GET, None, outcome);
 }

@@ -32,6 +32,7 @@ struct Results {
     /// Durations of calls by kind.
     durations: BTreeMap<&'static str, Snapshot>,
     last: Option<Round>,
+    interval: Duration,
 }
 
 /// The last round.
@@ -77,12 +78,12 @@ impl Round {
 /// [`Failed`]: the arguments are wrong at the start, or the address cannot be bound.
 pub fn run(arguments: &Arguments, address: SocketAddr) -> Result<(), Failed> {
     Options::resolve(arguments)?;
-    let results = Arc::new(Mutex::new(Results::default()));
+    let interval = Duration::from_secs(u64::from(arguments.interval));
+    let results = Arc::new(Mutex::new(Results { interval, ..Results::default() }));
     let read = Arc::clone(&results);
     let bound = exporter::start(address, move || expose(&read.lock()))
         .map_err(|error| Failed::unavailable(format!("{address}: {error}")))?;
     outln!("metrics: http://{bound}/metrics");
-    let interval = Duration::from_secs(u64::from(arguments.interval));
     let mut before = String::new();
     let mut next = Instant::now();
     loop {
@@ -163,6 +164,9 @@ fn expose(results: &Results) -> String {
     for (call, durations) in &results.durations {
         text.histogram(&[("call", call)], durations);
     }
+    let help = "Seconds from the begin of a round to that of the next, as --interval says.";
+    text.family("xks_probe_interval_seconds", Kind::Gauge, help)
+        .sample(&[], results.interval.as_secs());
     if let Some(round) = &results.last {
         expose_round(round, &mut text);
     }

@@ -13,7 +13,7 @@ use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
 use super::certificate_for_kms::warn_of_kms;
-use super::certificate_uses::warn_of_uses;
+use super::certificate_uses::{Peer, warn_of_uses};
 use super::file::{self, Ownership};
 use super::section::{Member, shown_path};
 use crate::certificate::Certificate;
@@ -182,11 +182,11 @@ pub(super) fn certified_key(
 }
 
 /// Warns of properties that clients may reject and of an approaching expiry, and returns a summary
-/// for the log. `is_for_kms` tells whether KMS is the client.
+/// for the log.
 pub(super) fn inspect_chain(
     chain: &[CertificateDer<'static>],
     member: &Member<'_>,
-    is_for_kms: bool,
+    peer: Peer,
 ) -> Option<CertificateSummary> {
     let mut parsed = Vec::with_capacity(chain.len());
     for (index, der) in chain.iter().enumerate() {
@@ -216,14 +216,29 @@ pub(super) fn inspect_chain(
         member.warning(problem, remedy);
     }
     let facts: Vec<Certificate> = chain.iter().filter_map(|der| Certificate::parse(der)).collect();
-    warn_of_uses(&parsed, &facts, member);
+    warn_of_uses(&parsed, &facts, peer, member);
     let server = facts.first()?;
-    if server.dns_names.is_empty() {
-        let problem = "the certificate has no DNS name (subjectAltName): KMS will reject it";
-        member.warning(problem, "have it issued for the proxy's DNS name");
-    }
-    if is_for_kms {
-        warn_of_kms(&facts, member);
+    match peer {
+        Peer::Kms => {
+            if server.dns_names.is_empty() {
+                let problem =
+                    "the certificate has no DNS name (subjectAltName): KMS will reject it";
+                member.warning(problem, "have it issued for the proxy's DNS name");
+            }
+            warn_of_kms(&facts, member);
+        }
+        // Prometheus and our own commands may call an address.
+        Peer::Operators => {
+            let has_name = parsed.first().is_some_and(|server| {
+                matches!(server.subject_alternative_name(), Ok(Some(names))
+                    if !names.value.general_names.is_empty())
+            });
+            if !has_name {
+                let problem =
+                    "the certificate has no name (subjectAltName): clients will reject it";
+                member.warning(problem, "have it issued for the name or address that they call");
+            }
+        }
     }
     Some(CertificateSummary {
         subject: server.subject.clone(),

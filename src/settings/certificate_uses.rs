@@ -10,14 +10,35 @@ use crate::certificate::{Authorities, Certificate};
 const TLS_FEATURE: &str = "1.3.6.1.5.5.7.1.24";
 const STATUS_REQUEST: [u8; 3] = [0x02, 0x01, 0x05];
 
-/// Warns of each such property in a chain, the server's certificate first.
+/// Who is shown a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// AWS KMS, at `[server]`.
+    Kms,
+    /// Prometheus, browsers and our own commands, at `[admin]`.
+    Operators,
+}
+
+impl Peer {
+    fn refuses(self) -> &'static str {
+        match self {
+            Self::Kms => "KMS refuses the handshake",
+            Self::Operators => "clients refuse the handshake",
+        }
+    }
+}
+
+/// Warns of each such property in a chain, the server's certificate first. `peer` is who refuses it;
+/// a public root is a matter of KMS alone.
 pub(super) fn warn_of_uses(
     chain: &[X509Certificate<'_>],
     facts: &[Certificate],
+    peer: Peer,
     member: &Member<'_>,
 ) {
     let Some(server) = chain.first() else { return };
-    if is_alone(facts) {
+    let refuses = peer.refuses();
+    if peer == Peer::Kms && is_alone(facts) {
         let issuer = shown(&server.issuer().to_string());
         let problem = format!(
             "the file has the server's certificate alone, and not that of its issuer, {issuer}, \
@@ -28,16 +49,18 @@ pub(super) fn warn_of_uses(
     if let Ok(Some(uses)) = server.extended_key_usage()
         && !(uses.value.server_auth || uses.value.any)
     {
-        let problem = "the certificate is not for servers (extendedKeyUsage lacks serverAuth): \
-                       KMS refuses the handshake";
+        let problem = format!(
+            "the certificate is not for servers (extendedKeyUsage lacks serverAuth): {refuses}"
+        );
         member.warning(problem, "have one issued for TLS servers");
     }
     if let Ok(Some(uses)) = server.key_usage()
         && !uses.value.digital_signature()
     {
-        let problem = "the certificate's key is not for signatures (keyUsage lacks \
-                       digitalSignature), which each cipher suite of KMS needs: KMS refuses the \
-                       handshake";
+        let problem = format!(
+            "the certificate's key is not for signatures (keyUsage lacks digitalSignature), which \
+             each cipher suite of this proxy needs: {refuses}"
+        );
         member.warning(problem, "have one issued with digitalSignature");
     }
     if requires_stapling(server) {
@@ -51,10 +74,8 @@ pub(super) fn warn_of_uses(
         if let Some(hash) = weak_hash(certificate)
             && !is_root
         {
-            let problem = format!(
-                "certificate {} of the file is signed with {hash}: KMS refuses the handshake",
-                index + 1
-            );
+            let problem =
+                format!("certificate {} of the file is signed with {hash}: {refuses}", index + 1);
             member.warning(problem, "have one issued that is signed with SHA-256");
         }
     }

@@ -13,6 +13,7 @@ use rustls::{ServerConfig, version};
 use super::certificate::{
     CertificateSummary, certified_key, inspect_chain, read_authorities, read_chain, read_key,
 };
+use super::certificate_uses::Peer;
 use super::client_verifier::ClientVerifier;
 use super::section::{Section, shown};
 use crate::limits::TLS_SESSION_CACHE_SIZE;
@@ -80,7 +81,7 @@ pub(super) fn read(
         true => client_verifier(section, &provider, region).map(Some),
         false => Some(None),
     };
-    read_with(section, provider, verifier, true)
+    read_with(section, provider, verifier, Peer::Kms)
 }
 
 /// Reads the TLS members of `[admin]`. If `client_ca` names a member, clients need a certificate,
@@ -92,14 +93,14 @@ pub(super) fn read_admin(section: &Section<'_>, client_ca: Option<&str>) -> Opti
             .map(|chain| Some((None, Arc::new(ClientVerifier::new(chain, None)) as _))),
         None => Some(None),
     };
-    read_with(section, provider, verifier, false)
+    read_with(section, provider, verifier, Peer::Operators)
 }
 
 fn read_with(
     section: &Section<'_>,
     provider: Arc<CryptoProvider>,
     verifier: Option<Option<NamedVerifier>>,
-    is_for_kms: bool,
+    peer: Peer,
 ) -> Option<Tls> {
     let cert_member = section.require("tls_cert_pem", CERT_REMEDY);
     let key_member = section.require("tls_key_pem", KEY_REMEDY);
@@ -107,7 +108,7 @@ fn read_with(
     let key = key_member.as_ref().and_then(read_key);
     let (cert_member, key_member) = (cert_member?, key_member?);
     let chain = chain?;
-    let certificate = inspect_chain(&chain, &cert_member, is_for_kms)?;
+    let certificate = inspect_chain(&chain, &cert_member, peer)?;
     let certified = certified_key(chain, key?, &provider, &cert_member, &key_member);
     let (client_name, verifier) = match verifier? {
         Some((name, verifier)) => (name, Some(verifier)),

@@ -334,7 +334,7 @@ fn limit_file_size(proxy: &Proxy, bytes: &str) {
     tools::run(&mut command, "prlimit(1) of util-linux is needed");
 }
 
-fn metric(proxy: &Proxy, name: &str) -> f64 {
+pub fn metric(proxy: &Proxy, name: &str) -> f64 {
     let text = String::from_utf8(proxy.admin_get("/metrics").body).unwrap();
     let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
     line.rsplit_once(' ').unwrap().1.parse().unwrap()

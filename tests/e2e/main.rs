@@ -10,6 +10,7 @@ mod fixed_ciphertexts;
 
 mod admin;
 mod audit;
+mod audit_files;
 mod audit_handover;
 mod audit_report;
 mod audit_verify;

@@ -9,6 +9,7 @@ mod common;
 mod arguments;
 mod broken;
 mod earlier;
+mod hostile;
 mod kms;
 mod metadata;
 mod ours;

@@ -509,6 +509,11 @@ enum Kind {
     Tls12,
 }
 
+/// TLS with the usual certificate.
+pub fn server_config(certificates: &Certificates) -> Arc<ServerConfig> {
+    config(certificates, "server", Kind::Plain)
+}
+
 fn config(certificates: &Certificates, name: &str, kind: Kind) -> Arc<ServerConfig> {
     let mut provider = aws_lc_rs::default_provider();
     if kind == Kind::Aes128 {

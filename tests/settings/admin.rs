@@ -1,8 +1,9 @@
 //! `[admin]`: off by default, and accessible to others only as far as intended.
 
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyUsagePurpose};
 use xks_proxy::settings::{Admin, Finding, Severity};
 
-use crate::tls_files::{authority, self_signed};
+use crate::tls_files::{authority, params, self_signed};
 use crate::{Place, RIGHT, line_of, mistakes};
 
 /// Loads the right file with these members in `[admin]`.
@@ -114,4 +115,27 @@ fn mistakes_of_the_section() {
         assert!(mistake.problem.contains(problem), "{mistake}");
         assert!(mistake.remedy.contains(remedy), "{mistake}");
     }
+}
+
+/// KMS never sees this listener's certificate: nothing is said about KMS, its authorities or the DNS
+/// name that it calls. What other clients refuse is still warned of.
+#[test]
+fn the_certificate_is_no_matter_of_kms() {
+    let place = Place::new();
+    let warnings = |params: CertificateParams, name: &str| -> Vec<String> {
+        let (cert, key) = authority("private").issue(params).write(&place, name);
+        let members = format!("port = 9443\ntls_cert_pem = \"{cert}\"\ntls_key_pem = \"{key}\"");
+        let (_, findings) = load(&place, &members).unwrap();
+        let of_admin = findings.iter().filter(|it| it.member == "admin.tls_cert_pem");
+        of_admin.map(|it| it.problem.clone()).collect()
+    };
+    assert_eq!(warnings(params(&["127.0.0.1"], "metrics"), "address"), Vec::<String>::new());
+    let mut client = params(&["metrics.internal"], "another name");
+    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    client.key_usages = vec![KeyUsagePurpose::KeyEncipherment];
+    let found = warnings(client, "client");
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found.iter().all(|it| it.ends_with("clients refuse the handshake")), "{found:#?}");
+    let found = warnings(params(&[], "nameless"), "nameless");
+    assert!(matches!(&found[..], [one] if one.contains("clients will reject it")), "{found:#?}");
 }

@@ -133,6 +133,12 @@ fn audit(text: &mut Exposition, sources: &Sources) {
     )
     .sample(&[], audit.write_errors);
     text.family(
+        "xks_proxy_audit_lost_files_total",
+        Counter,
+        "Files of the audit log that others deleted, moved, replaced or cut while they were written.",
+    )
+    .sample(&[], audit.lost_files);
+    text.family(
         "xks_proxy_audit_checkpoint_errors_total",
         Counter,
         "Checkpoints of the audit log that the HSM did not seal.",

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -182,16 +182,36 @@ impl Files {
         Ok(surplus)
     }
 
-    /// Opens the file that now has the current file's name; `None` if that is still the current
-    /// file.
+    /// Returns what others have done to the current file. Only this process writes it, so it is as
+    /// long as what was written. Devices and pipes have no length to compare.
+    ///
+    /// # Errors
+    /// The file's attributes cannot be read.
+    pub(super) fn fate(&self) -> io::Result<Fate> {
+        let here = self.file.metadata()?;
+        let is_named = match fs::metadata(self.path()) {
+            Ok(there) => is_same(&there, &here),
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        Ok(match is_named {
+            true if here.is_file() && here.len() < self.bytes => Fate::Truncated(here.len()),
+            true => Fate::Untouched,
+            false if here.nlink() == 0 => Fate::Deleted,
+            false => Fate::Moved,
+        })
+    }
+
+    /// Opens the file that now has the current file's name, or creates it and its directory; `None`
+    /// if that is still the current file.
     ///
     /// # Errors
     /// The file with that name cannot be opened.
     pub(super) fn other_file(&self) -> io::Result<Option<File>> {
+        fs::create_dir_all(&self.directory)?;
         let file = open_file(&self.path())?;
         let (there, here) = (file.metadata()?, self.file.metadata()?);
-        let is_same = (there.dev(), there.ino()) == (here.dev(), here.ino());
-        Ok((!is_same).then_some(file))
+        Ok((!is_same(&there, &here)).then_some(file))
     }
 
     /// Continues in `other`.
@@ -235,6 +255,19 @@ impl Files {
     }
 }
 
+/// What others have done to the current file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Nothing.
+    Untouched,
+    /// It has another name or directory, and another file may have its name.
+    Moved,
+    /// It has no name, so its lines are lost as soon as it is closed.
+    Deleted,
+    /// It was cut to this length.
+    Truncated(u64),
+}
+
 /// A file that was rotated away. Older ones are less.
 ///
 /// Within a chain, the number of the last line decides: times jump with the clock. Files of former
@@ -274,6 +307,10 @@ fn is_of_chain(path: &Path, chain: &str) -> bool {
         Ok(_) => string(&first, "chain").is_none_or(|other| other == chain),
         Err(_) => true,
     }
+}
+
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 fn period(rotation: AuditRotation, since_1970: Duration) -> u64 {

@@ -36,6 +36,7 @@ mod recover;
 mod state;
 mod stats;
 pub mod verify;
+mod watch;
 mod writer;
 
 use std::io;
@@ -178,6 +179,7 @@ impl Audit {
             refused_calls: counters.refused.get(),
             left_out_lines: counters.left_out.get(),
             write_errors: counters.write_errors.get(),
+            lost_files: counters.lost_files.get(),
             checkpoint_errors: counters.checkpoint_errors.get(),
             last_checkpoint_unix_secs: counters.last_checkpoint_unix_secs.load(Ordering::Relaxed),
             last_write_unix_secs: counters.last_write_unix_secs.load(Ordering::Relaxed),

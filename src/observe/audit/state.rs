@@ -3,10 +3,10 @@
 //! It is overwritten in place, one sector in one write. Replacing it with another file would leave
 //! the old key in free blocks of the disk, once per batch of lines.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -54,6 +54,7 @@ fn read(file: &File) -> io::Result<State> {
 
 /// The open state file.
 pub(super) struct StateFile {
+    path: PathBuf,
     file: File,
     /// The bytes to write; zeroed after each write.
     buffer: Box<Zeroizing<[u8; STATE_BYTES]>>,
@@ -84,7 +85,30 @@ impl StateFile {
             0 => None,
             _ => Some(read(&file)?),
         };
-        Ok((Self { file, buffer: Box::new(Zeroizing::new([0; STATE_BYTES])) }, state))
+        let buffer = Box::new(Zeroizing::new([0; STATE_BYTES]));
+        Ok((Self { path: path.to_owned(), file, buffer }, state))
+    }
+
+    /// Opens another file if this one no longer has its name, and returns whether it has done so. The
+    /// state has to be saved then. A file in its place that another process has locked is that
+    /// process's.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`]; this file stays in use.
+    pub(super) fn recreate_if_lost(&mut self) -> io::Result<bool> {
+        let id = self.id()?;
+        match LogId::of(&self.path) {
+            Ok(named) if named == id => return Ok(false),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        if let Some(directory) = self.path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        // Another state there is a copy of an earlier one.
+        let (other, _) = Self::open(&self.path)?;
+        *self = other;
+        Ok(true)
     }
 
     /// Overwrites the state.
@@ -171,7 +195,7 @@ fn decode(bytes: &[u8; STATE_BYTES]) -> Option<State> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::fs::{self, Permissions};
+    use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;

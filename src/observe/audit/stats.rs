@@ -17,6 +17,8 @@ pub(super) struct Counters {
     pub(super) left_out: SharedCounter,
     /// Writes that failed.
     pub(super) write_errors: SharedCounter,
+    /// Files that others deleted, moved, replaced or cut while they were written.
+    pub(super) lost_files: SharedCounter,
     /// Checkpoints that the HSM did not seal.
     pub(super) checkpoint_errors: SharedCounter,
     /// Time at which the HSM last sealed a checkpoint, in seconds since 1970.
@@ -38,6 +40,8 @@ pub struct AuditStats {
     pub left_out_lines: u64,
     /// Writes that failed since the start.
     pub write_errors: u64,
+    /// Files since the start that others deleted, moved, replaced or cut while they were written.
+    pub lost_files: u64,
     /// Checkpoints since the start that the HSM did not seal.
     pub checkpoint_errors: u64,
     /// Time at which the HSM last sealed a checkpoint, in seconds since 1970; 0 if it has sealed

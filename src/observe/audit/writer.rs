@@ -12,13 +12,14 @@ use memchr::{memchr_iter, memrchr};
 use super::chain::{Chain, hex, wipe_stack};
 use super::checkpoint::{self, Schedule};
 use super::config::AuditSync;
-use super::files::Files;
+use super::files::{Fate, Files};
 use super::gaps;
 use super::line;
 use super::link::Link;
 use super::queue::Queue;
 use super::record;
 use super::state::StateFile;
+use super::watch::Watch;
 use crate::limits::{
     AUDIT_CHECKPOINT_INTERVAL, AUDIT_IDLE_INTERVAL, AUDIT_LOSS_REPORT_INTERVAL,
     AUDIT_RETRY_INTERVAL, AUDIT_SYNC_INTERVAL, AUDIT_TAKEOVER_POLL, AUDIT_WRITE_BYTES,
@@ -56,6 +57,7 @@ pub(super) struct Writer {
     /// True if the failure to save the state has been logged.
     has_state_failed: bool,
     checkpoints: Schedule,
+    watch: Watch,
 }
 
 impl Writer {
@@ -81,6 +83,7 @@ impl Writer {
             unsynced_since: None,
             has_state_failed: false,
             checkpoints: Schedule::new(),
+            watch: Watch::new(),
         }
     }
 
@@ -195,8 +198,9 @@ impl Writer {
     #[inline(never)]
     fn write_batch(&mut self, batch: &[u8], requested: Requested) -> bool {
         self.chained = 0;
-        let is_appended = self.rotate_if_due()
-            && (!requested.reopen || self.reopen())
+        let is_appended = (!requested.reopen || self.reopen(None))
+            && self.mind_files()
+            && self.rotate_if_due()
             && self.report_gaps(AUDIT_LOSS_REPORT_INTERVAL)
             && self.append(batch);
         if !is_appended || !self.write_out() {
@@ -373,7 +377,7 @@ impl Writer {
         if let Err(error) = self.files.remove_old(&self.chain_id()) {
             tracing::warn!(%error, "old files of the audit log cannot be removed");
         }
-        self.begin_file("continue")
+        self.begin_file("continue", None)
     }
 
     /// Writes the last line of a file. From then on, the saved state makes recovery read a whole
@@ -402,16 +406,83 @@ impl Writer {
         true
     }
 
-    /// Switches to the file that now has the current one's name.
-    fn reopen(&mut self) -> bool {
+    /// Looks after files that others have deleted, moved or cut. Returns false in the same case as
+    /// [`Self::write_out`].
+    fn mind_files(&mut self) -> bool {
+        if !self.watch.is_due(Instant::now()) {
+            return true;
+        }
+        self.mind_state_file();
+        let Some((fate, is_new)) = self.watch.look(&self.files) else { return true };
+        let file = self.files.path();
+        let file = file.display();
+        if is_new {
+            self.queue.counters.lost_files.add(1);
+        }
+        match fate {
+            Fate::Untouched => true,
+            Fate::Moved => {
+                if is_new {
+                    tracing::warn!(%file, "the audit log's file was moved or replaced without SIGUSR1; the log continues in the file of that name");
+                }
+                self.reopen(Some("moved"))
+            }
+            Fate::Deleted => {
+                tracing::error!(%file, "the audit log's file was deleted: its lines are lost; the log continues in a new file");
+                // A call whose line goes to a file that nobody can read would not be audited.
+                while let Err(error) = self.files.other_file() {
+                    if !self.fail(&error) {
+                        return false;
+                    }
+                }
+                self.reopen(Some("deleted"))
+            }
+            Fate::Truncated(bytes) => {
+                tracing::error!(%file, "the audit log's file was cut while it was written: lines are lost; the log continues in it");
+                self.files.set_bytes(bytes);
+                self.begin_file("reopen", Some("truncated"))
+            }
+        }
+    }
+
+    /// Writes the state to a new file if the present one has lost its name: the next start would
+    /// begin a new chain without it, or resume at an earlier line.
+    fn mind_state_file(&mut self) {
+        let recreated = self.state_file.recreate_if_lost();
+        let recreated = match recreated {
+            Ok(false) => return,
+            Ok(true) => {
+                self.queue.counters.lost_files.add(1);
+                tracing::error!(
+                    "the state file of the audit log was deleted or replaced; it is written again"
+                );
+                self.save_state(false);
+                self.state_file.sync()
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = recreated {
+            self.queue.counters.write_errors.add(1);
+            self.watch.failed(Instant::now());
+            tracing::error!(%error, "the state file of the audit log is lost and cannot be written again: the next start begins a new chain");
+        }
+    }
+
+    /// Switches to the file that now has the current one's name. `fate` is what others did to the
+    /// current one, unless they asked for this.
+    fn reopen(&mut self, fate: Option<&str>) -> bool {
         let other = match self.files.other_file() {
             Ok(Some(other)) => other,
+            Ok(None) if fate.is_some() => return true,
             // The file has not been moved.
             Ok(None) => {
                 self.add_event("reopen", &[], &[]);
                 return self.write_out();
             }
-            Err(error) => return self.no_next_file(&error),
+            Err(error) => {
+                self.watch.failed(Instant::now());
+                return self.no_next_file(&error);
+            }
         };
         if !self.end_file() {
             return false;
@@ -419,14 +490,17 @@ impl Writer {
         if let Err(error) = self.files.switch_to(other, since_1970()) {
             return self.no_next_file(&error);
         }
-        self.begin_file("reopen")
+        self.begin_file("reopen", fate)
     }
 
     /// Writes the first line of a file.
-    fn begin_file(&mut self, event: &str) -> bool {
+    fn begin_file(&mut self, event: &str, fate: Option<&str>) -> bool {
         self.is_first_of_file = true;
         let id = self.chain_id();
-        self.add_event(event, &[("chain", id.as_str())], &[]);
+        let chain = [("chain", id.as_str())];
+        let fate = fate.map(|fate| ("previousFile", fate));
+        let members: Vec<(&str, &str)> = chain.into_iter().chain(fate).collect();
+        self.add_event(event, &members, &[]);
         let is_written = self.write_out();
         self.save_state(false);
         is_written
