@@ -104,9 +104,15 @@ pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
     };
     compare("can_generate_iv", can_generate_iv?, Some(can));
     compare("is_zero_iv_required", is_zero_iv_required?, zero);
+    // A session of such a module could encrypt with the key that another session's handle means. More
+    // care than a profile needs is allowed.
+    let has_handles_of_sessions = or(HANDLES_OF_SESSIONS, known.rules.has_handles_of_sessions);
+    if known.rules.has_handles_of_sessions {
+        compare(HANDLES_OF_SESSIONS, has_handles_of_sessions, Some(true));
+    }
     let makes_deterministic_ivs = is_deterministic(section, said?, known.iv_mode)?;
     let form = form(known.rules.form)?;
-    let has_handles_of_sessions = or(HANDLES_OF_SESSIONS, known.rules.has_handles_of_sessions)?;
+    let has_handles_of_sessions = has_handles_of_sessions?;
     let rules = Rules { form, makes_deterministic_ivs, has_handles_of_sessions, ..known.rules };
     is_right.then_some(Capabilities { iv_mode: known.iv_mode, rules })
 }
@@ -133,7 +139,7 @@ fn unknown_profile(name: &str) -> (String, String) {
         return (problem.to_owned(), "use another HSM".to_owned());
     }
     let remedy = match nearest(name, PROFILES.iter().map(|profile| profile.name)) {
-        Some(nearest) => format!("did you mean \"{nearest}\"?"),
+        Some(nearest) => format!("did you mean \"{nearest}\"? Or {PROFILE_REMEDY}"),
         None => PROFILE_REMEDY.to_owned(),
     };
     (format!("\"{}\" is not a profile", shown(name)), remedy)

@@ -221,7 +221,7 @@ fn signals(member: &Member<'_>) -> Option<Vec<Signal>> {
             None => {
                 let names = Signal::ALL.map(Signal::name);
                 let remedy = match nearest(text, names) {
-                    Some(nearest) => format!("did you mean {nearest}?"),
+                    Some(nearest) => format!("did you mean {nearest}? Or {SIGNALS_REMEDY}"),
                     None => SIGNALS_REMEDY.to_owned(),
                 };
                 let problem = format!("\"{}\" cannot be exported", shown(text));

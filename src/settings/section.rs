@@ -158,7 +158,8 @@ impl<'a> Section<'a> {
         let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
         if found.is_none() {
             let remedy = match nearest(text, names.iter().copied()) {
-                Some(nearest) => format!("did you mean {nearest}?"),
+                // The nearest word may mean another thing: the list is short enough to be told too.
+                Some(nearest) => format!("did you mean {nearest}? Or {remedy}"),
                 None => remedy,
             };
             member.mistake(format!("\"{}\" is not a valid value", shown(text)), remedy);

@@ -75,7 +75,7 @@ fn level(section: &Section<'_>) -> Option<tracing::Level> {
     let level = text.parse().ok();
     if level.is_none() {
         let remedy = match nearest(text, LEVELS) {
-            Some(nearest) => format!("did you mean {nearest}?"),
+            Some(nearest) => format!("did you mean {nearest}? Or {remedy}"),
             None => remedy,
         };
         member.mistake(format!("\"{}\" is not a level", shown(text)), remedy);
@@ -125,7 +125,7 @@ fn file(section: &Section<'_>) -> Option<LogFile> {
         let found = ROTATIONS.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
         if found.is_none() {
             let remedy = match nearest(text, names.iter().copied()) {
-                Some(nearest) => format!("did you mean {nearest}?"),
+                Some(nearest) => format!("did you mean {nearest}? Or {rotation_remedy}"),
                 None => rotation_remedy.clone(),
             };
             member.mistake(format!("\"{}\" is not a kind of rotation", shown(text)), remedy);

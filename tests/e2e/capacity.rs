@@ -1,6 +1,6 @@
 //! The ramp of `xks-load`, which finds out how much a proxy and its HSM can do.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -59,4 +59,42 @@ fn a_ramp_ends_where_the_hsm_does() {
     assert!(said.contains("more sessions do not help"), "{said}");
     assert!(said.contains("do not reach 1800/s"), "{said}");
     assert!(found["recommendation"]["max_rate"].as_f64().unwrap() <= 250.0, "{said}");
+}
+
+/// A proxy that ends in the middle of a ramp is told as that, with the steps until then.
+#[test]
+fn a_ramp_whose_proxy_ends() {
+    let mut proxy = setup(4).start();
+    let json = proxy.directory().join("ramp.json");
+    let mut child = Command::new(tools::load_generator())
+        .args(["run", "--recommend", "--settings"])
+        .arg(proxy.directory().join("settings.toml"))
+        .args(["--address", &proxy.api.to_string(), "--metrics", &proxy.admin().to_string()])
+        .args(["--ramp", "20:1000:1", "--max-failed-percent", "90", "--max-p99-milli", "60000"])
+        .args(["--seconds", "1", "--warm-up", "0", "--connections", "4", "--json"])
+        .arg(&json)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    proxy.wait_for("several steps", |proxy| {
+        let metrics = String::from_utf8(proxy.admin_get("/metrics").body).unwrap();
+        let mut lines = metrics.lines();
+        let connections =
+            lines.find(|line| line.starts_with("xks_proxy_connections_accepted_total "));
+        connections
+            .is_some_and(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap() > 12)
+            || child.try_wait().unwrap().is_some()
+    });
+    proxy.signal("KILL");
+    proxy.wait_for_end();
+    let output = child.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("limited by: the end of the proxy"), "{said}");
+    let found: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    assert_eq!(found["recommendation"]["bound"], "broken", "{said}");
+    assert!(found["recommendation"]["max_rate"].as_f64().unwrap() >= 20.0, "{said}");
+    assert!(found["ramp"]["broke_off"].is_string(), "{said}");
 }

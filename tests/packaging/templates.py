@@ -341,18 +341,23 @@ def check_limits(schemas):
         "PrivateDnsName": "nodots",
         "KmsServicePrincipal": "kms.amazonaws.com",
         "KeyStoreAccount": "4444-5555-6666",
-        "ProxyNetwork": "10.0.0.0",
+        "ProxyNetwork": ["10.0.0.0", "0.0.0.0/0", "10.0.0.256/24", "10.0.0.0/33"],
         "TopicArn": "pager",
     }
+    # What CloudFormation's patterns cannot tell.
+    of_terraform = {"ProxyNetwork": ["10.0.0.1/16"]}
     for document in documents:
         for name, parameter in document["Parameters"].items():
-            values = [bad[name]] if name in bad else []
+            refused = bad.get(name, [])
+            refused = refused if isinstance(refused, list) else [refused]
+            values = refused + of_terraform.get(name, [])
             if "MinValue" in parameter:
                 values.append(parameter["MinValue"] - 1)
             if "MaxValue" in parameter:
                 values.append(parameter["MaxValue"] + 1)
-            if name in bad and re.fullmatch(parameter["AllowedPattern"], bad[name]):
-                failures.append(f"CloudFormation takes {bad[name]} as {name}")
+            for value in refused:
+                if re.fullmatch(parameter["AllowedPattern"], value):
+                    failures.append(f"CloudFormation takes {value} as {name}")
             for value in values:
                 given = given_in(REQUIRED, place) | {name: value}
                 with a_root(schemas, documents, given, place) as terraform:
@@ -360,6 +365,17 @@ def check_limits(schemas):
                     said = terraform.refused()
                     if "Invalid value for variable" not in said:
                         failures.append(f"{name} = {value}: {said}")
+    # CloudFormation makes up names.
+    for value in ("sg-xks", "sg", "internal-xks", "x" * 25, "-x", "x-", ""):
+        with a_root(schemas, documents, given_in(REQUIRED, place), place) as terraform:
+            file = terraform.folder / "main.tf.json"
+            root = json.loads(file.read_text())
+            root["module"]["endpoint-service"]["name"] = value
+            file.write_text(json.dumps(root))
+            terraform.init()
+            said = terraform.refused()
+            if "Invalid value for variable" not in said:
+                failures.append(f"name = {value}: {said}")
     return failures
 
 

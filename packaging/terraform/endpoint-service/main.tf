@@ -99,6 +99,11 @@ resource "aws_lb" "this" {
   enable_cross_zone_load_balancing = true
   enable_deletion_protection       = true
   tags                             = local.tags
+
+  # AWS would refuse, but only after Terraform has deleted listener and endpoint service.
+  lifecycle {
+    prevent_destroy = true
+  }
 }
 
 resource "aws_lb_target_group" "this" {
@@ -160,6 +165,11 @@ resource "aws_vpc_endpoint_service" "this" {
   supported_ip_address_types = ["ipv4"]
   private_dns_name           = var.private_dns_name
   tags                       = local.tags
+
+  # The key store knows it by its name, which another one would not have.
+  lifecycle {
+    prevent_destroy = true
+  }
 
   depends_on = [aws_lb_listener.this]
 }

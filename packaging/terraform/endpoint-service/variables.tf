@@ -5,8 +5,8 @@ variable "name" {
   nullable    = false
 
   validation {
-    condition     = can(regex("^[A-Za-z0-9]([A-Za-z0-9-]{0,22}[A-Za-z0-9])?$", var.name)) && !startswith(var.name, "internal-")
-    error_message = "name must have 1 to 24 letters, digits and hyphens, neither begin nor end with a hyphen, and not begin with internal-."
+    condition     = can(regex("^[A-Za-z0-9]([A-Za-z0-9-]{0,22}[A-Za-z0-9])?$", var.name)) && !startswith(var.name, "internal-") && !startswith("${var.name}-", "sg-")
+    error_message = "name must have 1 to 24 letters, digits and hyphens, neither begin nor end with a hyphen, and not begin with internal- (a load balancer's) or sg- (a security group's)."
   }
 }
 
@@ -111,8 +111,8 @@ variable "proxy_network" {
   nullable    = false
 
   validation {
-    condition     = can(cidrnetmask(var.proxy_network))
-    error_message = "proxy_network must be an IPv4 network such as 10.0.0.0/16."
+    condition     = can(cidrnetmask(var.proxy_network)) && try(cidrhost(var.proxy_network, 0) == split("/", var.proxy_network)[0], false) && !endswith(var.proxy_network, "/0")
+    error_message = "proxy_network must be an IPv4 network by its first address, such as 10.0.0.0/16, and not all addresses."
   }
 }
 

@@ -112,6 +112,9 @@ fn recommend(arguments: &RunArguments) -> Result<ExitCode, String> {
         let json = serde_json::to_string_pretty(&value).map_err(|error| error.to_string())?;
         write(file, &json)?;
     }
+    if let Some(why) = &ramp.broke_off {
+        return Err(format!("the ramp broke off: {why}"));
+    }
     let is_wrong = ramp.steps.iter().any(|step| step.has_wrong_answers);
     Ok(match (is_wrong, recommendation.max_rate) {
         (true, _) => ExitCode::from(WRONG_ANSWERS),

@@ -63,8 +63,10 @@ pub struct Ramp {
     pub limits: Limits,
     /// The steps in their order.
     pub steps: Vec<Step>,
-    /// Set if the last step exceeds the limits.
+    /// Set if the last step exceeds the limits, or if the ramp broke off.
     pub is_exceeded: bool,
+    /// Reason for which the ramp broke off after its first step: the proxy ended, for instance.
+    pub broke_off: Option<String>,
 }
 
 impl Step {
@@ -94,7 +96,9 @@ impl Step {
     /// Returns whether the step keeps within the limits.
     #[must_use]
     pub fn is_within(&self, limits: &Limits) -> bool {
-        !self.is_rising
+        // Without any correct answer, there is no latency to judge by.
+        self.answered > 0.0
+            && !self.is_rising
             && self.p99_ms <= limits.p99_ms
             && self.failed_percent <= limits.failed_percent
     }
@@ -109,7 +113,8 @@ impl Step {
 /// Does a ramp.
 ///
 /// # Errors
-/// Reason why a run was not possible.
+/// Reason why the first run was not possible. A later one that is not ends the ramp, whose steps
+/// until then are worth telling.
 pub fn run(arguments: &RunArguments) -> Result<Ramp, String> {
     let limits = Limits {
         p99_ms: arguments.max_p99_milli,
@@ -125,14 +130,24 @@ pub fn run(arguments: &RunArguments) -> Result<Ramp, String> {
     };
     let measured = arguments.phases()?.into_iter().filter(|phase| phase.is_measured);
     let prepared = Prepared::new(arguments)?;
-    let mut ramp = Ramp { limits, steps: Vec::new(), is_exceeded: false };
+    let mut ramp = Ramp { limits, steps: Vec::new(), is_exceeded: false, broke_off: None };
     for phase in measured {
         let Pace::Open(rate) = phase.pace else { continue };
         for _ in 0..ATTEMPTS {
-            let before = read()?;
-            let results = prepared.run(with_warm_up(arguments, phase))?;
-            let metrics = read()?.zip(before).map(|(after, before)| after.since(before));
-            let step = Step::new(rate, &results, metrics);
+            let attempt = || {
+                let before = read()?;
+                let results = prepared.run(with_warm_up(arguments, phase))?;
+                let metrics = read()?.zip(before).map(|(after, before)| after.since(before));
+                Ok(Step::new(rate, &results, metrics))
+            };
+            let step = match attempt() {
+                Ok(step) => step,
+                Err(why) if ramp.steps.is_empty() => return Err(why),
+                Err(why) => {
+                    (ramp.is_exceeded, ramp.broke_off) = (true, Some(why));
+                    return Ok(ramp);
+                }
+            };
             ramp.is_exceeded = !step.is_within(&limits);
             let is_again = ramp.steps.last().is_some_and(|last| last.rate == rate);
             if is_again {

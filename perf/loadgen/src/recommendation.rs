@@ -23,6 +23,10 @@ const MAX_LATE: f64 = 0.25;
 pub enum Bound {
     /// The ramp ended within the limits.
     Ramp,
+    /// The proxy ended, or can no longer be called.
+    Broken,
+    /// No request was answered correctly.
+    Errors,
     /// The generator cannot send faster.
     Generator,
     /// The HSM takes longer, the more it has to do.
@@ -85,11 +89,13 @@ impl Recommendation {
         let limits = &ramp.limits;
         let within = format!("p99 <= {} ms, {} % failed", limits.p99_ms, limits.failed_percent);
         let Some(max) = self.max_rate else {
-            writeln!(out, "\nno rate keeps within the limits ({within}): begin lower")?;
-            return writeln!(out, "limited by: {}", self.reason());
+            writeln!(out, "\nno rate keeps within the limits ({within}){}", self.advice())?;
+            writeln!(out, "limited by: {}", self.reason())?;
+            return write_break(ramp, out);
         };
         writeln!(out, "\nhighest rate within the limits ({within}): {max:.0}/s")?;
         writeln!(out, "limited by: {}", self.reason())?;
+        write_break(ramp, out)?;
         let wanted = limits.wanted_rate;
         let (replicas, each) = (self.replicas.unwrap_or(0.0), self.rate_of_each.unwrap_or(0.0));
         match self.sessions {
@@ -120,8 +126,20 @@ impl Recommendation {
         }
     }
 
+    fn advice(&self) -> &'static str {
+        match self.bound {
+            Bound::Broken | Bound::Errors => "",
+            _ => ": begin lower",
+        }
+    }
+
     fn reason(&self) -> &'static str {
         match self.bound {
+            Bound::Broken => "the end of the proxy: see its log",
+            Bound::Errors => {
+                "errors, as no request was answered correctly: see whether the proxy runs, and with \
+                 `xks-proxy probe` whether path, key and credential are right"
+            }
             Bound::Ramp => "the end of the ramp: go on with a higher one",
             Bound::Generator => {
                 "the generator itself, which was late: use --threads or another machine"
@@ -149,6 +167,12 @@ fn bound(ramp: &Ramp) -> Bound {
     if !ramp.is_exceeded {
         return Bound::Ramp;
     }
+    if ramp.broke_off.is_some() {
+        return Bound::Broken;
+    }
+    if last.answered <= 0.0 {
+        return Bound::Errors;
+    }
     if last.late_p99_ms > ramp.limits.p99_ms * MAX_LATE {
         return Bound::Generator;
     }
@@ -161,6 +185,13 @@ fn bound(ramp: &Ramp) -> Bound {
         (true, _) => Bound::Hsm,
         (false, true) => Bound::Sessions,
         (false, false) => Bound::Other,
+    }
+}
+
+fn write_break(ramp: &Ramp, out: &mut String) -> std::fmt::Result {
+    match &ramp.broke_off {
+        Some(why) => writeln!(out, "the ramp broke off: {why}"),
+        None => Ok(()),
     }
 }
 
@@ -229,7 +260,7 @@ mod tests {
     fn ramp(steps: Vec<Step>) -> Ramp {
         let limits = Limits { p99_ms: 100.0, failed_percent: 0.1, wanted_rate: 1800.0 };
         let is_exceeded = !steps.last().unwrap().is_within(&limits);
-        Ramp { limits, steps, is_exceeded }
+        Ramp { limits, steps, is_exceeded, broke_off: None }
     }
 
     /// An HSM of 10 ms with 16 sessions.
@@ -290,6 +321,31 @@ mod tests {
         assert_eq!((found.replicas, found.rate_of_each), (Some(2.0), Some(1800.0)));
         assert_eq!(found.sessions, Some(6.0));
         assert!(found.text(&ramp).contains("share this HSM: 2"));
+    }
+
+    /// A proxy that answers nothing, or only errors, is not one that is too slow, whatever share of
+    /// failures is allowed.
+    #[test]
+    fn nothing_but_errors() {
+        let none = Step { answered: 0.0, failed_percent: 100.0, ..step(500.0, 0.0, 10.0) };
+        let mut ramp = ramp(vec![none]);
+        ramp.limits.failed_percent = 100.0;
+        assert!(!ramp.steps[0].is_within(&ramp.limits));
+        let found = Recommendation::of(&ramp);
+        assert_eq!((found.max_rate, found.bound), (None, Bound::Errors));
+        let text = found.text(&ramp);
+        assert!(text.contains("no request was answered correctly") && !text.contains("lower"));
+    }
+
+    /// A proxy that ends is not one whose sessions or CPU are the limit; what it did before counts.
+    #[test]
+    fn a_ramp_that_broke_off() {
+        let mut ramp = ramp(vec![step(500.0, 12.0, 10.0)]);
+        (ramp.is_exceeded, ramp.broke_off) = (true, Some("connection refused".to_owned()));
+        let found = Recommendation::of(&ramp);
+        assert_eq!((found.max_rate, found.bound), (Some(500.0), Bound::Broken));
+        let text = found.text(&ramp);
+        assert!(text.contains("the ramp broke off: connection refused"), "{text}");
     }
 
     #[test]
