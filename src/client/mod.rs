@@ -8,19 +8,17 @@ pub mod signer;
 mod socket;
 mod tls;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant, SystemTime};
-
-use rustls::{ClientConnection, StreamOwned};
 
 pub use self::answer::{Answer, UnusableAnswer};
 pub use self::endpoint::Endpoint;
 pub use self::request::OutgoingRequest;
 pub use self::signer::{Signed, Signer};
-use self::socket::Limited;
+use self::socket::{Limited, Stream};
 pub use self::socket::{connect, resolve};
-pub use self::tls::{Anchor, Handshake, SpecSuite, TlsVersion, Trust};
+pub use self::tls::{Anchor, Handshake, SpecSuite, TlsVersion, Trust, wants_certificate};
 use crate::limits::MAX_CLIENT_ANSWER_BYTES;
 
 /// An open connection.
@@ -35,22 +33,6 @@ pub struct Client {
     pub handshake: Option<Handshake>,
     /// Duration of connecting, including the handshake.
     pub connect_time: Duration,
-}
-
-trait Stream: Read + Write + Send {
-    fn set_deadline(&mut self, deadline: Instant);
-}
-
-impl Stream for Limited {
-    fn set_deadline(&mut self, deadline: Instant) {
-        Limited::set_deadline(self, deadline);
-    }
-}
-
-impl Stream for StreamOwned<ClientConnection, Limited> {
-    fn set_deadline(&mut self, deadline: Instant) {
-        self.sock.set_deadline(deadline);
-    }
 }
 
 impl Client {

@@ -80,6 +80,18 @@ impl Write for Limited {
     }
 }
 
+/// A stream that ends by a deadline.
+pub(super) trait Stream: Read + Write + Send {
+    /// Sets the deadline of all reads and writes from now on.
+    fn set_deadline(&mut self, deadline: Instant);
+}
+
+impl Stream for Limited {
+    fn set_deadline(&mut self, deadline: Instant) {
+        Limited::set_deadline(self, deadline);
+    }
+}
+
 /// Gives a time-out its name: the kernel reports that of a socket as EAGAIN, "Resource temporarily
 /// unavailable".
 fn named(error: io::Error) -> io::Error {

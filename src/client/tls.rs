@@ -13,14 +13,14 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    CipherSuite, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
-    SignatureScheme, StreamOwned, SupportedProtocolVersion,
+    AlertDescription, CipherSuite, ClientConfig, ClientConnection, DigitallySignedStruct,
+    RootCertStore, SignatureScheme, StreamOwned, SupportedProtocolVersion,
 };
 use rustls_pki_types::pem::PemObject as _;
 
 use sha2::{Digest as _, Sha256};
 
-use super::socket::Limited;
+use super::socket::{Limited, Stream};
 use crate::certificate::Authorities;
 
 /// Versions of TLS that the specification allows (API content type).
@@ -358,6 +358,20 @@ impl ServerCertVerifier for Witness {
     }
 }
 
+impl Stream for StreamOwned<ClientConnection, Limited> {
+    fn set_deadline(&mut self, deadline: Instant) {
+        self.sock.set_deadline(deadline);
+    }
+}
+
+/// Returns whether the error is the alert with which a server asks for a client certificate.
+#[must_use]
+pub fn wants_certificate(error: &io::Error) -> bool {
+    let alert = rustls::Error::AlertReceived(AlertDescription::CertificateRequired);
+    let source = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
+    source.is_some_and(|source| *source == alert)
+}
+
 /// Performs the handshake. Its record is returned even after an error.
 pub(super) fn connect(
     tcp: TcpStream,
@@ -417,4 +431,18 @@ fn shake_hands(
         connection.write_tls(&mut tcp)?;
     }
     Ok(StreamOwned::new(connection, tcp))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The alert counts, and not a text that looks like it.
+    #[test]
+    fn the_alert_for_a_certificate() {
+        let alert = |alert| io::Error::other(rustls::Error::AlertReceived(alert));
+        assert!(wants_certificate(&alert(AlertDescription::CertificateRequired)));
+        assert!(!wants_certificate(&alert(AlertDescription::CertificateExpired)));
+        assert!(!wants_certificate(&io::Error::other("received fatal alert: CertificateRequired")));
+    }
 }

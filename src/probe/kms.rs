@@ -80,8 +80,6 @@ mod tests {
         assert_eq!((of_health(&reset), of_late_health(&reset)), (Some(NOT_REACHABLE), None));
         let text = none(io::Error::other("timed out, temporarily unavailable"));
         assert_eq!((of_health(&text), of_late_health(&text)), (Some(NOT_REACHABLE), None));
-        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired);
-        assert_eq!(of_health(&none(io::Error::other(alert))), Some(INVALID_TLS));
         assert_eq!(of_late_health(&answer(200, b"")), Some(TIMED_OUT));
     }
 

@@ -3,9 +3,7 @@
 
 use std::{fmt, io};
 
-use rustls::AlertDescription;
-
-use crate::client::UnusableAnswer;
+use crate::client::{UnusableAnswer, wants_certificate};
 
 /// The reason there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,16 +39,12 @@ impl From<io::Error> for NoAnswer {
 
 impl Cause {
     fn of(error: &io::Error) -> Self {
-        let source = error.get_ref();
-        let asks = rustls::Error::AlertReceived(AlertDescription::CertificateRequired);
-        let is_tls = |source: &(dyn std::error::Error + Send + Sync + 'static)| {
-            source.downcast_ref::<rustls::Error>().is_some_and(|error| *error == asks)
-        };
+        let is_unusable = || error.get_ref().is_some_and(|source| source.is::<UnusableAnswer>());
         if is_timeout(error) {
             Self::TimedOut
-        } else if source.is_some_and(is_tls) {
+        } else if wants_certificate(error) {
             Self::ClientCertificate
-        } else if source.is_some_and(|source| source.is::<UnusableAnswer>()) {
+        } else if is_unusable() {
             Self::Unusable
         } else {
             Self::Network

@@ -54,10 +54,10 @@ pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
             None
         }
     };
-    let said = section.get(IS_DETERMINISTIC).map_or(Some(false), |member| member.bool());
-    let can_generate_iv = switch("can_generate_iv");
-    let is_zero_iv_required = switch("is_zero_iv_required");
+    let (can_generate_iv, is_zero_iv_required) =
+        (switch("can_generate_iv"), switch("is_zero_iv_required"));
     let or = |name, default| section.get(name).map_or(Some(default), |member| member.bool());
+    let said = or(IS_DETERMINISTIC, false);
     let form = |default: GcmForm| {
         let asks_length = or(ASKS_LENGTH, default.asks_length);
         let has_no_iv_bits = or(HAS_NO_IV_BITS, default.has_no_iv_bits);
@@ -81,16 +81,12 @@ pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
         return Some(Capabilities { iv_mode, rules });
     };
     let name = profile.string(PROFILE_REMEDY)?;
-    let Some(known) = profiles::by_name(name) else {
+    let known = profiles::by_name(name).or_else(|| {
         let (problem, remedy) = unknown_profile(name);
         profile.mistake(problem, remedy);
-        return None;
-    };
-    let (can, zero) = match known.iv_mode {
-        IvMode::Random => (false, None),
-        IvMode::ZeroedBuffer => (true, Some(true)),
-        IvMode::Appended => (true, Some(false)),
-    };
+        None
+    })?;
+    let (can, zero) = members_for(known.iv_mode);
     let mut is_right = true;
     let mut compare = |member: &str, said: Option<bool>, wanted: Option<bool>| {
         if let (Some(said), Some(wanted)) = (said, wanted)
@@ -106,15 +102,23 @@ pub(super) fn read_from(section: &Section<'_>) -> Option<Capabilities> {
     compare("is_zero_iv_required", is_zero_iv_required?, zero);
     // A session of such a module could encrypt with the key that another session's handle means. More
     // care than a profile needs is allowed.
-    let has_handles_of_sessions = or(HANDLES_OF_SESSIONS, known.rules.has_handles_of_sessions);
-    if known.rules.has_handles_of_sessions {
-        compare(HANDLES_OF_SESSIONS, has_handles_of_sessions, Some(true));
-    }
+    let needs_own = known.rules.has_handles_of_sessions;
+    let has_own_handles = or(HANDLES_OF_SESSIONS, needs_own);
+    compare(HANDLES_OF_SESSIONS, has_own_handles, needs_own.then_some(true));
     let makes_deterministic_ivs = is_deterministic(section, said?, known.iv_mode)?;
     let form = form(known.rules.form)?;
-    let has_handles_of_sessions = has_handles_of_sessions?;
+    let has_handles_of_sessions = has_own_handles?;
     let rules = Rules { form, makes_deterministic_ivs, has_handles_of_sessions, ..known.rules };
     is_right.then_some(Capabilities { iv_mode: known.iv_mode, rules })
+}
+
+/// Returns the values of `can_generate_iv` and `is_zero_iv_required` that stand for a mode.
+fn members_for(iv_mode: IvMode) -> (bool, Option<bool>) {
+    match iv_mode {
+        IvMode::Random => (false, None),
+        IvMode::ZeroedBuffer => (true, Some(true)),
+        IvMode::Appended => (true, Some(false)),
+    }
 }
 
 /// Returns whether the HSM makes deterministic IVs, as the settings say. No profile says so: the

@@ -368,7 +368,7 @@ def check_limits(schemas):
     # CloudFormation makes up names.
     for value in ("sg-xks", "sg", "internal-xks", "x" * 25, "-x", "x-", ""):
         with a_root(schemas, documents, given_in(REQUIRED, place), place) as terraform:
-            file = terraform.folder / "main.tf.json"
+            file = Path(terraform.folder) / "main.tf.json"
             root = json.loads(file.read_text())
             root["module"]["endpoint-service"]["name"] = value
             file.write_text(json.dumps(root))
