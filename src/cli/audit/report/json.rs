@@ -1,6 +1,8 @@
 //! A report as JSON. Members may be added, but none is removed or changes its meaning while the
 //! version stays the same.
 
+use std::fmt::Write as _;
+
 use serde::ser::{Serialize, SerializeMap as _, SerializeSeq as _, Serializer};
 
 use super::sheet::{Cell, Fact, Report, Sheet};
@@ -14,10 +16,25 @@ const VERSION: u32 = 1;
 /// # Errors
 /// Never in practice: all names are valid texts.
 pub(super) fn render(report: &Report) -> Result<String, Failed> {
-    let mut text = serde_json::to_string_pretty(&Document(report))
+    let text = serde_json::to_string_pretty(&Document(report))
         .map_err(|error| Failed::new(EXIT_SOFTWARE, error.to_string()))?;
-    text.push('\n');
-    Ok(text)
+    Ok(ascii(&text) + "\n")
+}
+
+/// Returns the same JSON in printable ASCII, for terminals: other characters occur in strings alone.
+fn ascii(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for character in json.chars() {
+        if matches!(character, ' '..='~' | '\n') {
+            out.push(character);
+            continue;
+        }
+        for unit in character.encode_utf16(&mut [0; 2]) {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "\\u{unit:04x}");
+        }
+    }
+    out
 }
 
 struct Document<'r>(&'r Report);
@@ -86,5 +103,20 @@ impl Serialize for Cell {
             Self::Number(number) => serializer.serialize_u64(*number),
             other => other.exact().serialize(serializer),
         }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    /// The values stay the same, and a terminal shows text.
+    #[test]
+    fn in_ascii() {
+        let text = "\u{1f600} \u{e9} \u{9b}31m \u{7f} \u{202e} \u{1b}[2J \"\\u0041";
+        let out = ascii(&serde_json::to_string(text).unwrap());
+        assert!(out.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{out}");
+        assert_eq!(serde_json::from_str::<String>(&out).unwrap(), text);
     }
 }

@@ -34,7 +34,7 @@ use std::{fs, io};
 
 use self::build::Sources;
 use self::time::Period;
-use super::verify::{self, judge};
+use super::verify::{self, is_reportable, judge};
 use crate::exit::{EXIT_ARGUMENTS, Failed};
 use crate::limits::DEFAULT_AUDIT_REPORT_SHOWN_ROWS;
 use crate::new_file;
@@ -93,13 +93,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
     }
     let (summary, findings, collected) = feed::read(&arguments.log, period)?;
     let judgement = judge(&summary, &arguments.log, unix_secs(SystemTime::now()));
-    let has_nothing = summary.good_lines == 0 && summary.tampered == 0;
-    if judgement.failure.is_some() && (summary.is_other_chain || has_nothing) {
-        return judgement.failure.map_or(Ok(()), Err);
+    if !is_reportable(&summary, &arguments.log)
+        && let Some(failed) = judgement.failure
+    {
+        return Err(failed);
     }
     let is_for_people = matches!(arguments.format, Format::Text | Format::Html);
     let report = build::report(Sources {
-        files: &arguments.log.files,
         period,
         summary: &summary,
         judgement: &judgement,
