@@ -194,8 +194,8 @@ fn events_sheet(id: &'static str, title: &'static str, note: &str, list: EventLi
         vec![
             Cell::Time(event.micros),
             Cell::Number(event.seq),
-            Cell::Text(event.kind),
-            if event.detail.is_empty() { Cell::None } else { Cell::Text(event.detail) },
+            Cell::text(event.kind),
+            if event.detail.is_empty() { Cell::None } else { Cell::text(event.detail) },
         ]
     };
     Sheet {
@@ -242,7 +242,7 @@ fn table_sheet(definition: &Definition, rows: Rows, shown_rows: Option<usize>) -
     let width = definition.names.len();
     let row = |(key, counts): (Key, Counts)| {
         let names = key.into_iter().take(width);
-        let names = names.map(|name| name.map_or(Cell::None, |name| Cell::text(&*name)));
+        let names = names.map(|name| name.map_or(Cell::None, Cell::Text));
         names.chain(count_cells(&counts, definition.has_uses)).collect()
     };
     let others = (others.calls > 0).then(|| row((Key::default(), others)));

@@ -1,5 +1,7 @@
 //! A report as CSV (RFC 4180): one table for all, whose first column names the part of the report.
 
+use std::io::{self, Write};
+
 use super::sheet::{Cell, Report};
 use super::text::printable_whole;
 
@@ -7,11 +9,14 @@ use super::text::printable_whole;
 const SECTION: &str = "section";
 const KIND: &str = "row";
 
-/// Returns the report as CSV.
+/// Writes the report as CSV.
 ///
 /// The columns are those of all parts; a line leaves those of other parts empty. `row` is `row`, or
 /// `others` for a sum.
-pub(super) fn render(report: &Report) -> String {
+///
+/// # Errors
+/// It cannot be written.
+pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let mut columns = vec!["item", "value"];
     for sheet in &report.sheets {
         for column in &sheet.columns {
@@ -20,20 +25,19 @@ pub(super) fn render(report: &Report) -> String {
             }
         }
     }
-    let mut out = String::new();
-    line(&mut out, [SECTION, KIND].into_iter().chain(columns.iter().copied()).map(Some));
+    line(out, [SECTION, KIND].into_iter().chain(columns.iter().copied()).map(Some))?;
     let mut pair = |item: &str, value: &Cell| {
         let value = guarded(value);
         let blank = columns.iter().skip(2).map(|_| None);
         let cells = [Some("summary"), Some("row"), Some(item), value.as_deref()];
-        line(&mut out, cells.into_iter().chain(blank));
+        line(out, cells.into_iter().chain(blank))
     };
-    pair("verdict", &Cell::text(report.verdict.id()));
+    pair("verdict", &Cell::text(report.verdict.id()))?;
     for statement in &report.statements {
-        pair("statement", &Cell::text(statement));
+        pair("statement", &Cell::text(statement.as_str()))?;
     }
     for fact in &report.facts {
-        pair(fact.id, &fact.value);
+        pair(fact.id, &fact.value)?;
     }
     for sheet in &report.sheets {
         let kinds = sheet.rows.iter().map(|row| ("row", row));
@@ -46,10 +50,10 @@ pub(super) fn render(report: &Report) -> String {
                 })
                 .collect();
             let cells = cells.iter().map(Option::as_deref);
-            line(&mut out, [Some(sheet.id), Some(kind)].into_iter().chain(cells));
+            line(out, [Some(sheet.id), Some(kind)].into_iter().chain(cells))?;
         }
     }
-    out
+    Ok(())
 }
 
 /// Returns the value in a form that no spreadsheet takes for a formula. Text is printable ASCII, as in
@@ -76,21 +80,19 @@ fn without_formulas(text: &str) -> String {
     out
 }
 
-fn line<'c>(out: &mut String, cells: impl Iterator<Item = Option<&'c str>>) {
-    for (index, cell) in cells.enumerate() {
-        if index > 0 {
-            out.push(',');
-        }
+fn line<'c>(out: &mut dyn Write, cells: impl Iterator<Item = Option<&'c str>>) -> io::Result<()> {
+    let mut separator = "";
+    for cell in cells {
         let cell = cell.unwrap_or_default();
+        out.write_all(separator.as_bytes())?;
         if cell.contains(['"', ',', ';', '\'']) {
-            out.push('"');
-            out.push_str(&cell.replace('"', "\"\""));
-            out.push('"');
+            write!(out, "\"{}\"", cell.replace('"', "\"\""))?;
         } else {
-            out.push_str(cell);
+            out.write_all(cell.as_bytes())?;
         }
+        separator = ",";
     }
-    out.push_str("\r\n");
+    out.write_all(b"\r\n")
 }
 
 #[cfg(test)]

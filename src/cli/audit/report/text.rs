@@ -96,7 +96,7 @@ pub(super) fn value(cell: &Cell) -> String {
     match cell {
         Cell::None => NOTHING.to_owned(),
         // What a caller names like that is neither nothing nor a sum.
-        Cell::Text(text) if matches!(text.as_str(), "" | NOTHING | OTHERS) => format!("\"{text}\""),
+        Cell::Text(text) if matches!(&**text, "" | NOTHING | OTHERS) => format!("\"{text}\""),
         Cell::Text(text) => printable(text),
         Cell::Number(number) => grouped(*number),
         Cell::Time(micros) => shown(*micros),
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn long_names() {
         let rows = |names: &[String]| {
-            names.iter().map(|it| vec![Cell::text(it), Cell::text("b")]).collect()
+            names.iter().map(|it| vec![Cell::text(&**it), Cell::text("b")]).collect()
         };
         let mut names = vec!["a".to_owned(); 1_000];
         names[7] = "x".repeat(2_000);
