@@ -12,7 +12,7 @@ use crate::common::token::FOREIGN;
 use crate::common::{Proxy, Setup, Store, signing, tools, xks};
 
 /// Runs `audit report` on all files of the log. Returns its exit code, output and error.
-fn report(directory: &Path, more: &[&str]) -> (i32, String, String) {
+pub fn report(directory: &Path, more: &[&str]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_xks-proxy"))
         .args(["audit", "report", "--key-file"])
         .arg(directory.join("key"))
@@ -25,13 +25,13 @@ fn report(directory: &Path, more: &[&str]) -> (i32, String, String) {
 }
 
 #[track_caller]
-fn json_report(directory: &Path, more: &[&str]) -> (i32, Value) {
+pub fn json_report(directory: &Path, more: &[&str]) -> (i32, Value) {
     let (code, out, error) = report(directory, &[&["--format", "json"], more].concat());
     (code, serde_json::from_str(&out).unwrap_or_else(|_| panic!("{code} {out} {error}")))
 }
 
 /// Returns the values of these columns.
-fn rows(report: &Value, table: &str, columns: &[&str]) -> Vec<Value> {
+pub fn rows(report: &Value, table: &str, columns: &[&str]) -> Vec<Value> {
     let rows = report[table]["rows"].as_array().unwrap();
     rows.iter().map(|row| columns.iter().map(|column| row[*column].clone()).collect()).collect()
 }
@@ -360,7 +360,7 @@ fn hostile_names() {
 }
 
 /// Parses CSV as RFC 4180 has it.
-fn csv(text: &str) -> Vec<Vec<String>> {
+pub fn csv(text: &str) -> Vec<Vec<String>> {
     let (mut records, mut record, mut cell) = (Vec::new(), Vec::new(), String::new());
     let (mut is_quoted, mut letters) = (false, text.chars().peekable());
     while let Some(letter) = letters.next() {
@@ -382,7 +382,7 @@ fn csv(text: &str) -> Vec<Vec<String>> {
 
 /// The page in a real browser, which fails on anything that could run or load something, a row that
 /// is not whole, and a page wider than the screen. Returns the page's text.
-fn look(directory: &Path, name: &str) -> String {
+pub fn look(directory: &Path, name: &str) -> String {
     let page = directory.join("report.html");
     let (_, _, error) =
         report(directory, &["--format", "html", "--output", page.to_str().unwrap()]);

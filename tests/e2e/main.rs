@@ -13,6 +13,7 @@ mod audit;
 mod audit_files;
 mod audit_handover;
 mod audit_report;
+mod audit_report_injection;
 mod audit_verify;
 mod authentication;
 mod bad_settings;
