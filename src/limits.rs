@@ -202,8 +202,8 @@ pub const DEFAULT_MAX_BUFFERED_BYTES: usize = 256 * 1024 * 1024;
 pub const UNPROVEN_BUFFER_PARTS: usize = 4;
 /// Memory of a connection besides that: its TLS session, and its socket in the kernel.
 pub const MEMORY_BYTES_PER_CONNECTION: u64 = 16 * 1024;
-/// Memory kept, out of what the process's control group may use, for everything but connections:
-/// the HSM's module, policies, logs.
+/// Memory kept, out of what the process's control group may use, for everything but connections and
+/// what `[[syslog]]` and `[otlp]` may hold: the HSM's module, policies, logs.
 pub const RESERVED_MEMORY_BYTES: u64 = 32 * 1024 * 1024;
 /// Parts of the rest: one is the default of `max_buffered_bytes`, one that of `max_connections`.
 pub const MEMORY_PARTS: u64 = 4;

@@ -8,6 +8,9 @@ pub const MAX_WAITING_CALL_SPANS: usize = 4_096;
 pub const MAX_CALL_SPAN_TEXT_BYTES: usize = 640;
 /// Log lines that wait to be exported.
 pub const MAX_OTLP_LOG_BACKLOG_BYTES: usize = 4 * 1024 * 1024;
+/// Memory of the export when its collector takes nothing: both queues, the lines and spans that are
+/// being sent, and their encoding.
+pub const OTLP_MEMORY_BYTES: u64 = 24 * 1024 * 1024;
 /// Interval at which waiting spans and log lines are collected.
 pub const OTLP_COLLECT_INTERVAL: Duration = Duration::from_millis(100);
 /// Time after which collected spans and log lines are sent, however few they are.

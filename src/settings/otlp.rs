@@ -137,8 +137,8 @@ fn url(endpoint: &Endpoint) -> String {
 
 /// Returns the authorities in the file, or the system's; none if there is no TLS.
 fn authorities(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option<Vec<Vec<u8>>> {
+    let remedy = "name the PEM file with the CAs that issue the collector's certificate";
     if let Some(member) = section.get("ca_pem") {
-        let remedy = "name the PEM file with the CAs that issue the collector's certificate";
         let authorities = read_authorities_der(&member, remedy)?;
         if endpoint.is_some_and(|endpoint| !endpoint.is_https) {
             member.warning("the endpoint has no TLS, so it has no effect", "write https://");
@@ -148,14 +148,8 @@ fn authorities(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option<Vec
     if !endpoint?.is_https {
         return Some(Vec::new());
     }
-    let authorities = system_authorities();
-    if authorities.is_empty() {
-        let problem = "the system has no CAs, so no certificate of the collector is trusted";
-        let remedy = "install the package ca-certificates, or write ca_pem";
-        section.report().mistake(&section.location_of("ca_pem"), problem, remedy);
-        return None;
-    }
-    Some(authorities)
+    let authorities = system_authorities(section, "ca_pem", remedy)?;
+    Some(authorities.iter().map(|der| der.to_vec()).collect())
 }
 
 fn headers(member: &Member<'_>) -> Option<Vec<(String, Secret<String>)>> {

@@ -67,7 +67,7 @@ pub(super) fn start(
         start(Signal::Logs, Box::new(source), OTLP_COLLECT_INTERVAL)?;
     }
     if config.has(Signal::Metrics) {
-        let source = Numbers::new(exported.metrics, about);
+        let source = Numbers::new(exported.metrics, about, stats);
         start(Signal::Metrics, Box::new(source), config.metrics_interval)?;
     }
     Ok(())
