@@ -110,6 +110,9 @@ pub const MAX_SYMBOLIC_LINKS: usize = 40;
 pub const MAX_PID_FILE_BYTES: u64 = 64;
 /// Length to which a value is cut in a message about the settings.
 pub const MAX_SHOWN_CHARS: usize = 64;
+/// Characters of an error about a peer that are shown: it may quote the peer, such as all names in its
+/// certificate.
+pub const MAX_REASON_CHARS: usize = 300;
 /// Longest access key id (XKS specification, Appendix A).
 pub const MAX_ACCESS_KEY_ID_BYTES: usize = 30;
 /// Shortest secret access key (XKS specification, XKS proxy configuration).

@@ -127,7 +127,7 @@ enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
-    /// Make the key of an audit log, or verify an audit log
+    /// Make the first key of an audit log, verify the log, or report what is in it
     #[command(subcommand)]
     Audit(audit::AuditCommand),
     /// Try it out on this machine: SoftHSM2, a key, a certificate, the proxy and the four calls

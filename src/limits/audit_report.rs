@@ -26,6 +26,8 @@ pub const AUDIT_REPORT_BATCH_BYTES: usize = 256 * 1024;
 pub const MAX_AUDIT_REPORT_BATCHES: usize = 8;
 /// Rows of a table in text and HTML, unless `--rows` says otherwise.
 pub const DEFAULT_AUDIT_REPORT_SHOWN_ROWS: usize = 20;
+/// Longest text that widens its column of a table in text. ARNs of sessions have some 120 characters.
+pub const MAX_AUDIT_REPORT_COLUMN_CHARS: usize = 160;
 /// Time by which a line is older than the one before, from which on the clock was set back. Lines of
 /// several threads are written within a fraction of it.
 pub const MIN_AUDIT_REPORT_STEP_BACK: Duration = Duration::from_secs(10);

@@ -39,6 +39,8 @@ pub const MAX_OTLP_RETRY_AFTER: Duration = Duration::from_secs(300);
 pub const MAX_OTLP_RETRY_TIME: Duration = Duration::from_secs(60);
 /// Time that the end of the process waits for the last export.
 pub const OTLP_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Addresses of the collector that are tried: as many as ureq takes.
+pub const MAX_OTLP_ADDRESSES: usize = 16;
 /// Longest answer of a collector that is read.
 pub const MAX_OTLP_ANSWER_BYTES: u64 = 64 * 1024;
 /// Header fields in `[otlp] headers_file`.

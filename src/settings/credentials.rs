@@ -1,4 +1,4 @@
-//! The SigV4 credentials of one of `[[external_key_stores]]`: the reference proxy's two members,
+//! The SigV4 credentials of one of `[[external_key_stores]]`: the sample proxy's two members,
 //! `[[external_key_stores.credentials]]`, or both. All of them are valid at the same time, so that
 //! KMS can move from one to the next (XKS specification, SigV4 credentials rotation).
 
@@ -13,7 +13,7 @@ use crate::limits::{
 use crate::observe::redaction::Secret;
 use crate::observe::timestamp::unix_secs;
 
-/// Secret from the reference proxy's sample files, and therefore public.
+/// Secret from the sample proxy's own files, and therefore public.
 const PUBLISHED_SECRET: &str = "PleaseReplaceThisWithSomeSecretOfLength43To64";
 
 const ID: &str = "sigv4_access_key_id";
@@ -56,7 +56,7 @@ struct Found<'a> {
 
 /// Reads all credentials of a store in the order of the file, beginning with that of the store's
 /// own two members. The result is empty only if both of these are present and empty, as in the
-/// reference proxy's sample files.
+/// sample proxy's own files.
 pub(super) fn read(store: &Section<'_>) -> Option<Vec<Credential>> {
     let listed = match store.get("credentials") {
         Some(_) => store.sections(LIST)?,
@@ -189,7 +189,7 @@ fn is_access_key_id(member: &Member<'_>, text: &str) -> bool {
 fn is_secret_access_key(member: &Member<'_>, secret: &Secret<String>) -> bool {
     let text = secret.expose().as_str();
     if text == PUBLISHED_SECRET {
-        let problem = "this secret is published in the reference proxy's samples";
+        let problem = "this secret is published with the sample proxy";
         let remedy = "replace it, here and in KMS, with a new one: `xks-proxy credentials \
                       new` creates it";
         member.warning(problem, remedy);

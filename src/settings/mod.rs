@@ -1,6 +1,6 @@
 //! The settings file, as values that are always valid.
 //!
-//! [`load`] reads a TOML file written for this proxy or for the reference proxy. It returns
+//! [`load`] reads a TOML file written for this proxy or for the sample proxy. It returns
 //! [`Settings`] with warnings, or every mistake in the file at once.
 
 mod admin;

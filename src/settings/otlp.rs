@@ -35,14 +35,22 @@ const LEVELS: [(&str, tracing::Level); 5] = [
     ("WARN", tracing::Level::WARN),
     ("ERROR", tracing::Level::ERROR),
 ];
-/// Header fields that each request has by itself.
-const OWN_HEADERS: [&str; 7] = [
+/// Header fields that each request has by itself, or that would change how it is sent and read.
+const OWN_HEADERS: [&str; 15] = [
     "accept",
+    "accept-encoding",
     "connection",
+    "content-encoding",
     "content-length",
     "content-type",
+    "expect",
     "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
     "transfer-encoding",
+    "upgrade",
     "user-agent",
 ];
 const SERVICE_NAME: &str = "service.name";
@@ -194,7 +202,7 @@ fn parse_headers(text: &str) -> Result<Vec<(String, Secret<String>)>, String> {
             return Err(line_is("has no value, or one that is not ASCII"));
         }
         if OWN_HEADERS.contains(&name.as_str()) {
-            return Err(line_is(&format!("sets {name}, which each request has by itself")));
+            return Err(line_is(&format!("sets {name}, which is the proxy's own")));
         }
         headers.push((name, Secret::new(value.to_owned())));
     }
@@ -317,6 +325,8 @@ mod tests {
             ("a:", "no value"),
             ("a: hüsh", "not ASCII"),
             ("Host: hush", "sets host"),
+            ("Content-Encoding: hush", "sets content-encoding"),
+            ("expect: hush", "sets expect"),
             (&many, "the limit is 16"),
         ] {
             let error = parse_headers(text).unwrap_err();

@@ -14,7 +14,7 @@ use super::tokens::{self, Defaults};
 use crate::hsm::config::{HedgeAfter, Hedging, TokenConfig, TokenSelector};
 use crate::limits::{DEFAULT_HEDGE_BUDGET_PERCENT, MAX_HEDGE_AFTER_MILLI, MAX_LABEL_BYTES};
 
-/// Settings of the reference proxy's session pool that have no effect here.
+/// Settings of the sample proxy's session pool that have no effect here.
 const WITHOUT_EFFECT: [&str; 3] =
     ["session_pool_timeout_milli", "session_eager_close", "context_read_timeout_milli"];
 
@@ -26,7 +26,7 @@ const SESSIONS_REMEDY: &str = "write how many sessions to keep open, such as 30 
 pub struct Pkcs11 {
     /// `[[pkcs11.tokens]]`; if there are none, a single token, in the first slot that has one.
     pub tokens: Vec<TokenConfig>,
-    /// True if a label that several keys share means the first of them, as in the reference proxy.
+    /// True if a label that several keys share means the first of them, as in the sample proxy.
     pub allow_ambiguous_labels: bool,
     /// True if keys that are not private objects are refused.
     pub require_private_keys: bool,

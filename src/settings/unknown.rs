@@ -47,7 +47,7 @@ fn remedy(section: &str, name: &str, known: &[&str]) -> String {
 /// Returns the member or section that an unknown name probably means, if it is a protection: one of
 /// this section, misspelt, or one of another section, as when a line is added at the end of the
 /// file. Ignoring it would leave switched off what the settings ask for. Other unknown members are
-/// accepted for the sake of the reference proxy's files.
+/// accepted for the sake of the sample proxy's files.
 fn protection_meant(section: &str, name: &str) -> Option<&'static str> {
     let of_section = match section {
         "admin" | "audit" | "tls" => names_in(section),

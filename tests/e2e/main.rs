@@ -25,6 +25,7 @@ mod descriptors;
 mod drain;
 mod errors;
 mod forgeries;
+mod hostile_collectors;
 mod hostile_http;
 mod hsm_trouble;
 mod http;

@@ -55,8 +55,8 @@ fn new_key(file: &Path) -> Result<(), Failed> {
     random::fill(&mut *bytes).map_err(|error| unavailable(&error))?;
     key::write_new(file, &bytes).map_err(|error| unavailable(&error))?;
     outln!(
-        "{} is the first key. Copy it to where the log is checked, name it in [audit] key_file, \
-         start the proxy, then remove it here.",
+        "{} is the first key. Copy it to where the log is checked, give it to the proxy's user \
+         (chown), name it in [audit] key_file, start the proxy, then remove it here.",
         file.display()
     );
     Ok(())

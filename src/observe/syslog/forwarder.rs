@@ -19,6 +19,7 @@ use crate::limits::{
 };
 use crate::observe::line_queue::{LineQueue, count_lines};
 use crate::observe::metrics::counter::SharedCounter;
+use crate::observe::redaction::shown_reason;
 
 /// The side of a forwarder that other threads use.
 pub(super) struct Forwarder {
@@ -303,7 +304,7 @@ impl Sender {
         self.disconnected();
         let counters = &self.forwarder.counters;
         counters.failures.add(1);
-        *counters.trouble.lock() = Some(error.to_string());
+        *counters.trouble.lock() = Some(shown_reason(&error.to_string()));
         self.report();
         wait
     }

@@ -41,8 +41,8 @@ const PKCS11_MEMBERS: &[MemberSchema] = &[
         "Sessions to keep open with each token: the requests a second times the seconds that the \
          HSM takes for one, and some more.",
     ),
-    ignored("session_pool_timeout_milli", "A setting of the reference proxy's session pool."),
-    ignored("session_eager_close", "A setting of the reference proxy's session pool."),
+    ignored("session_pool_timeout_milli", "A setting of the sample proxy's session pool."),
+    ignored("session_eager_close", "A setting of the sample proxy's session pool."),
     optional(
         "user_pin",
         Form::Text,
@@ -61,10 +61,10 @@ const PKCS11_MEMBERS: &[MemberSchema] = &[
         Absent::Described("required, unless each token has its own"),
         "The HSM vendor's PKCS#11 library; the environment variable of this name overrides it.",
     ),
-    ignored("context_read_timeout_milli", "A setting of the reference proxy's session pool."),
+    ignored("context_read_timeout_milli", "A setting of the sample proxy's session pool."),
     switch(
         "allow_ambiguous_labels",
-        "Uses the first of several keys with one label, as the reference proxy does, instead of \
+        "Uses the first of several keys with one label, as the sample proxy does, instead of \
          refusing the label.",
     ),
     switch(

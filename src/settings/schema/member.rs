@@ -53,7 +53,7 @@ pub enum Form {
     List,
     /// A date, without quotes.
     Date,
-    /// Accepted for files of the reference proxy, and ignored.
+    /// Accepted for files of the sample proxy, and ignored.
     Ignored,
 }
 
@@ -144,7 +144,7 @@ pub(super) const fn switch(name: &'static str, meaning: &'static str) -> MemberS
     MemberSchema { name, form: Form::Boolean, absent: Absent::Boolean(false), meaning }
 }
 
-/// Describes a member that is accepted for files of the reference proxy.
+/// Describes a member that is accepted for files of the sample proxy.
 pub(super) const fn ignored(name: &'static str, meaning: &'static str) -> MemberSchema {
     MemberSchema { name, form: Form::Ignored, absent: Absent::None, meaning }
 }

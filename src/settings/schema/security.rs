@@ -56,7 +56,7 @@ pub(super) const SECURITY: SectionSchema = SectionSchema {
 pub(super) const OSO: SectionSchema = SectionSchema {
     path: "security.oso",
     is_list: false,
-    meaning: "The reference proxy's policy. It is ignored unless `secondary_auth` is \"Oso\", which \
+    meaning: "The sample proxy's policy. It is ignored unless `secondary_auth` is \"Oso\", which \
               is refused.",
     members: &[ignored("polar_file_path", "The Oso policy's file.")],
 };

@@ -140,6 +140,7 @@ class Course:
             "xks-proxy ping --ready": f"xks-proxy ping --ready 127.0.0.1:{machine.ping}",
             "pidof -s xks-proxy": f"cat {machine.work}/pid",
             "-o root -g xks-proxy ": "",
+            "chown xks-proxy ": "test -s ",
             "-o xks-proxy -g xks-proxy ": "",
             "-o xks-proxy ": "",
             "/etc/xks-proxy/": f"{machine.work}/etc/",

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::sheet::{Cell, Column, Kind, Report, Sheet};
 use super::time::shown;
+use crate::limits::MAX_AUDIT_REPORT_COLUMN_CHARS;
 use crate::observe::escape::push_escaped;
 
 /// Name of a row with a sum.
@@ -56,9 +57,7 @@ fn render_sheet(out: &mut String, sheet: &Sheet) {
     let mut lines: Vec<Vec<String>> = vec![titles.map(|column| column.title.to_owned()).collect()];
     lines.extend(sheet.rows.iter().map(|row| cells(row, false)));
     lines.extend(sheet.others.iter().map(|row| cells(row, true)));
-    let widths: Vec<usize> = (0..order.len())
-        .map(|at| lines.iter().filter_map(|line| line.get(at)).map(String::len).max().unwrap_or(0))
-        .collect();
+    let widths: Vec<usize> = (0..order.len()).map(|at| width(&lines, at)).collect();
     for line in &lines {
         let mut text = String::new();
         for ((cell, width), at) in line.iter().zip(&widths).zip(&order) {
@@ -70,6 +69,13 @@ fn render_sheet(out: &mut String, sheet: &Sheet) {
         }
         let _ = writeln!(out, "{}", text.trim_end());
     }
+}
+
+/// Returns the width of a column. A longer name, which a caller can choose, displaces the rest of its
+/// own line alone.
+fn width(lines: &[Vec<String>], at: usize) -> usize {
+    let lengths = lines.iter().filter_map(|line| line.get(at)).map(String::len);
+    lengths.filter(|length| *length <= MAX_AUDIT_REPORT_COLUMN_CHARS).max().unwrap_or(0)
 }
 
 fn is_name(columns: &[Column], at: usize) -> bool {
@@ -127,6 +133,24 @@ mod tests {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), text);
         }
+    }
+
+    /// A caller chooses its name, and with it no more than the length of its own line.
+    #[test]
+    fn long_names() {
+        let columns = vec![
+            Column::new("principal", "Principal", Kind::Name),
+            Column::new("key", "External key", Kind::Name),
+        ];
+        let long = "x".repeat(MAX_AUDIT_REPORT_COLUMN_CHARS + 1);
+        let names = ["Alice", long.as_str()];
+        let rows = names.map(|name| vec![Cell::text(name), Cell::text("foo")]).to_vec();
+        let (note, others) = (String::new(), None);
+        let sheet = Sheet { id: "access", title: "Access", note, columns, rows, others };
+        let mut out = String::new();
+        render_sheet(&mut out, &sheet);
+        let lines: Vec<_> = out.lines().rev().take(3).collect();
+        assert_eq!(lines, [&format!("{long}  foo"), "Alice      foo", "Principal  External key"]);
     }
 
     /// Whatever a caller has sent, a terminal shows text.

@@ -3,6 +3,7 @@
 mod batches;
 mod clock;
 mod logs;
+mod lookup;
 mod messages;
 mod metrics;
 mod spans;
