@@ -218,6 +218,7 @@ fn redirections() {
 /// A certificate for a collector, and the file of the authority that the proxy is told to trust.
 fn certificate(name: &str, directory: &Path) -> (ServerConfig, String) {
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "collectors");
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
     let file = directory.join("collectors_ca.pem");
