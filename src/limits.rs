@@ -438,6 +438,13 @@ pub const MAX_AUDIT_RECOVERY_BYTES: u64 = 2 * MAX_AUDIT_BACKLOG_BYTES as u64;
 /// Lines that the verifier skips to reach the first one present: half an hour at some 200 ns per
 /// line.
 pub const MAX_AUDIT_SKIP_LINES: u64 = 10_000_000_000;
+/// Lines at the beginning of a file in which the verifier looks for one in the log's form, to find the
+/// file's place in the log even if its first line was changed.
+pub const MAX_AUDIT_SEARCHED_LINES: usize = 100;
+/// Time for which the verifier waits for the end of a log's last line, which the proxy may be writing.
+pub const MAX_AUDIT_UNFINISHED_LINE_WAIT: Duration = Duration::from_secs(1);
+/// Interval between looks at such a line.
+pub const AUDIT_UNFINISHED_LINE_POLL: Duration = Duration::from_millis(10);
 /// Lower bound of `[audit] max_file_bytes`.
 pub const MIN_AUDIT_FILE_BYTES: u64 = 64 * 1024;
 /// Upper bound of `[audit] max_file_bytes`.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::os::fd::AsFd as _;
 
 use signal_hook::consts::SIGPIPE;
@@ -85,6 +85,14 @@ impl Report {
 /// Prints on standard output, and ends the process if that fails.
 pub(crate) fn print_or_end(text: fmt::Arguments<'_>) {
     if let Err(error) = print(text) {
+        end(&error);
+    }
+}
+
+/// Writes to standard output, and ends the process if that fails.
+pub(crate) fn write_or_end(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    if let Err(error) = write(&mut stdout).and_then(|()| stdout.flush()) {
         end(&error);
     }
 }

@@ -12,7 +12,7 @@ use crate::common::token::FOREIGN;
 use crate::common::{Proxy, Setup, Store, signing, tools, xks};
 
 /// Runs `audit report` on all files of the log. Returns its exit code, output and error.
-fn report(directory: &Path, more: &[&str]) -> (i32, String, String) {
+pub fn report(directory: &Path, more: &[&str]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_xks-proxy"))
         .args(["audit", "report", "--key-file"])
         .arg(directory.join("key"))
@@ -25,13 +25,13 @@ fn report(directory: &Path, more: &[&str]) -> (i32, String, String) {
 }
 
 #[track_caller]
-fn json_report(directory: &Path, more: &[&str]) -> (i32, Value) {
+pub fn json_report(directory: &Path, more: &[&str]) -> (i32, Value) {
     let (code, out, error) = report(directory, &[&["--format", "json"], more].concat());
     (code, serde_json::from_str(&out).unwrap_or_else(|_| panic!("{code} {out} {error}")))
 }
 
 /// Returns the values of these columns.
-fn rows(report: &Value, table: &str, columns: &[&str]) -> Vec<Value> {
+pub fn rows(report: &Value, table: &str, columns: &[&str]) -> Vec<Value> {
     let rows = report[table]["rows"].as_array().unwrap();
     rows.iter().map(|row| columns.iter().map(|column| row[*column].clone()).collect()).collect()
 }
@@ -113,10 +113,14 @@ fn who_used_which_key() {
         [json!([null, 4, 2, 2, 0, 0]), json!(["ebs", 4, 4, 0, 3, 1])]
     );
     assert_eq!(
-        rows(&report, "refusals", &["errorName", "operation", "externalKeyId", "awsPrincipalArn"]),
+        rows(
+            &report,
+            "refusals",
+            &["errorName", "operation", "store", "externalKeyId", "awsPrincipalArn"]
+        ),
         [
-            json!(["AuthenticationFailedException", "encrypt", "foo", null]),
-            json!(["KeyNotFoundException", "metadata", "none", bob])
+            json!(["AuthenticationFailedException", "encrypt", store.prefix, "foo", null]),
+            json!(["KeyNotFoundException", "metadata", store.prefix, "none", bob])
         ]
     );
     for row in report["refusals"]["rows"].as_array().unwrap() {
@@ -179,6 +183,15 @@ fn a_period() {
     let last_day = time(7).split('T').next().unwrap();
     assert_eq!(summary(&["--from", day, "--to", last_day]), 8);
     assert_eq!(summary(&["--to", "2001-01-01"]), 0);
+    // Where the files do not cover the period, the report says so.
+    let remarks = |more: &[&str]| {
+        let (_, told) = json_report(directory, more);
+        let statements = told["statements"].to_string();
+        (statements.contains("These files begin at"), statements.contains("These files end at"))
+    };
+    assert_eq!(remarks(&[]), (false, false));
+    assert_eq!(remarks(&["--from", "2001-01-01", "--to", time(4)]), (true, false));
+    assert_eq!(remarks(&["--from", time(1), "--to", "2999-01-01"]), (false, true));
     let (code, _, error) = report(directory, &["--from", time(1), "--to", time(1)]);
     assert_eq!(code, 2, "{error}");
     let (code, _, error) = report(directory, &["--from", "yesterday"]);
@@ -360,7 +373,7 @@ fn hostile_names() {
 }
 
 /// Parses CSV as RFC 4180 has it.
-fn csv(text: &str) -> Vec<Vec<String>> {
+pub fn csv(text: &str) -> Vec<Vec<String>> {
     let (mut records, mut record, mut cell) = (Vec::new(), Vec::new(), String::new());
     let (mut is_quoted, mut letters) = (false, text.chars().peekable());
     while let Some(letter) = letters.next() {
@@ -382,7 +395,7 @@ fn csv(text: &str) -> Vec<Vec<String>> {
 
 /// The page in a real browser, which fails on anything that could run or load something, a row that
 /// is not whole, and a page wider than the screen. Returns the page's text.
-fn look(directory: &Path, name: &str) -> String {
+pub fn look(directory: &Path, name: &str) -> String {
     let page = directory.join("report.html");
     let (_, _, error) =
         report(directory, &["--format", "html", "--output", page.to_str().unwrap()]);

@@ -12,6 +12,7 @@ mod admin;
 mod audit;
 mod audit_handover;
 mod audit_report;
+mod audit_report_injection;
 mod audit_verify;
 mod authentication;
 mod bad_settings;

@@ -97,6 +97,18 @@ pub(super) fn read(log: &Log, reader: &mut dyn Reader) -> Result<Summary, Failed
     summary.map_err(|error| unusable(error.to_string()))
 }
 
+/// Returns whether the files have nothing to do with an audit log, as far as can be known: a state
+/// tells that there should be one.
+fn is_other_file(summary: &Summary, log: &Log) -> bool {
+    summary.formed_lines == 0 && log.state.is_none()
+}
+
+/// Returns whether there is something to report on: lines of this key's log, or of what was made of it.
+pub(super) fn is_reportable(summary: &Summary, log: &Log) -> bool {
+    let is_empty = summary.good_lines == 0 && summary.tampered == 0;
+    !summary.is_other_chain && !is_empty && !is_other_file(summary, log)
+}
+
 /// Judges whether the log is what the proxy wrote. `now` is the time in seconds since 1970.
 pub(super) fn judge(summary: &Summary, log: &Log, now: u64) -> Judgement {
     let failed = |exit_code: u8, text: String| Judgement {
@@ -105,6 +117,10 @@ pub(super) fn judge(summary: &Summary, log: &Log, now: u64) -> Judgement {
     };
     if summary.is_other_chain {
         let text = "no line fits this key, and the log names another chain: it is the wrong key";
+        return failed(EXIT_SETTINGS, text.to_owned());
+    }
+    if is_other_file(summary, log) {
+        let text = "there is no line of an audit log in these files";
         return failed(EXIT_SETTINGS, text.to_owned());
     }
     let Summary { good_lines, tampered, first_seq, next_seq, .. } = *summary;

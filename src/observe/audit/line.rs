@@ -8,7 +8,8 @@ use memchr::{memchr, memchr_iter};
 use super::chain::{CODE_BYTES, Chain, from_hex, push_hex};
 use crate::decimal::push_decimal;
 
-const BEGIN: &[u8] = b"{\"seq\":";
+/// The beginning of each line.
+pub(super) const BEGIN: &[u8] = b"{\"seq\":";
 const PREVIOUS: &[u8] = b",\"previous\":\"";
 const MAC: &[u8] = b",\"mac\":\"";
 const END: &[u8] = b"\"}";

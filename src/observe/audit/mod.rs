@@ -25,6 +25,7 @@ mod forward;
 mod gaps;
 pub mod handle;
 mod handover;
+mod input;
 pub mod key;
 mod line;
 mod link;

@@ -4,17 +4,17 @@
 //! the lines after the gap show whether it is real. An inserted or moved line has a number that has
 //! already occurred, or one that the lines after it do not continue from.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::chain::{CODE_BYTES, Chain, hex};
 use super::checkpoint::{self, Checkpoint, CheckpointError, Seal};
+use super::input::{self, Input, read_line, wait_for_end};
 use super::line::{Parsed, parse, string};
 use super::path_error::with_path;
 use super::receive;
 use super::state::State;
-use crate::limits::{MAX_ACCESS_LOG_LINE_BYTES, MAX_AUDIT_SKIP_LINES};
+use crate::limits::MAX_AUDIT_SKIP_LINES;
 use crate::observe::timestamp::parse_rfc3339;
 
 /// Member of a `stop` line written by another process than the one that ends, which has handed the
@@ -50,6 +50,10 @@ pub struct Finding {
 /// The result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
+    /// Number of files, of which one that is named twice is one.
+    pub files: u64,
+    /// Number of lines in the log's form, whether or not they are unchanged.
+    pub formed_lines: u64,
     /// Number of lines that are unchanged.
     pub good_lines: u64,
     /// Number of findings of tampering.
@@ -128,7 +132,7 @@ impl<F: FnMut(&Finding)> Reader for F {
 /// `check_seal`, also the checkpoints.
 ///
 /// # Errors
-/// A file cannot be read, or a checkpoint cannot be checked; the error names which.
+/// A file cannot be read or is compressed, or a checkpoint cannot be checked; the error names which.
 pub fn verify(
     files: &[PathBuf],
     chain: Chain,
@@ -141,38 +145,14 @@ pub fn verify(
         Some(path) => Some(State::read(path).map_err(|error| with_path(path, &error))?),
         None => None,
     };
-    let mut ordered = Vec::new();
-    for file in files {
-        let first = first_seq(file).map_err(|error| with_path(file, &error))?;
-        ordered.push((first, file));
-    }
-    ordered.sort();
+    let inputs = input::in_order(files)?;
     let first = chain.clone();
     let mut verifier = Verifier::new(chain, state, check_seal, reader);
-    for (_, file) in ordered {
-        verifier.file(file).map_err(|error| with_path(file, &error))?;
+    for input in inputs {
+        let path = input.path;
+        verifier.file(input).map_err(|error| with_path(path, &error))?;
     }
     Ok(verifier.finish(first))
-}
-
-/// Returns the number of a file's first line. A file without a valid first line comes last.
-fn first_seq(file: &Path) -> io::Result<u64> {
-    let mut line = Vec::new();
-    let mut reader = BufReader::new(File::open(file)?);
-    read_line(&mut reader, &mut line)?;
-    Ok(parse(line.strip_suffix(b"\n").unwrap_or(&line)).map_or(u64::MAX, |parsed| parsed.seq))
-}
-
-/// Reads up to and including the next line end, but keeps no more than the length of the longest
-/// line. Returns the number of bytes read.
-fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
-    const MAX_LINE_BYTES: u64 = 2 * MAX_ACCESS_LOG_LINE_BYTES as u64;
-    line.clear();
-    let mut bytes = reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', line)? as u64;
-    if bytes == MAX_LINE_BYTES && !line.ends_with(b"\n") {
-        bytes += reader.skip_until(b'\n')? as u64;
-    }
-    Ok(bytes)
 }
 
 /// Advances a chain to the line with number `seq`, whose key does not depend on the lines before.
@@ -230,12 +210,16 @@ impl<'t, 'h> Verifier<'t, 'h> {
         }
     }
 
-    fn file(&mut self, path: &Path) -> io::Result<()> {
-        self.position = Position { file: path.to_owned(), line: 0 };
-        let mut reader = BufReader::with_capacity(1 << 20, File::open(path)?);
+    fn file(&mut self, input: Input<'_>) -> io::Result<()> {
+        self.summary.files += 1;
+        self.position = Position { file: input.path.to_owned(), line: 0 };
+        let mut reader = input.open()?;
         let mut line = Vec::new();
-        while read_line(&mut reader, &mut line)? > 0 {
+        while read_line(&mut *reader, &mut line)? > 0 {
             self.position.line += 1;
+            if !line.ends_with(b"\n") {
+                wait_for_end(&mut *reader, &mut line)?;
+            }
             match line.strip_suffix(b"\n") {
                 Some(whole) => self.line(whole)?,
                 None => self.tampered("the line is incomplete: its end is missing"),
@@ -249,6 +233,7 @@ impl<'t, 'h> Verifier<'t, 'h> {
             self.tampered("this is not a line of the audit log: it was changed or inserted");
             return Ok(());
         };
+        self.summary.formed_lines += 1;
         self.note_chain(line);
         if self.settle_gap(&parsed) {
             return self.good_line(line, &parsed);

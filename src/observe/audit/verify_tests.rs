@@ -84,6 +84,99 @@ fn a_good_log() {
     assert_eq!(findings, []);
 }
 
+/// A file that is named twice, also by a link, is part of the log once.
+#[test]
+fn a_file_named_twice() {
+    let (lines, _) = log(9, 5);
+    let mut files = write(&lines, &[0, 5]);
+    let link = files.directory.path().join("link");
+    std::os::unix::fs::symlink(&files.paths[0], &link).unwrap();
+    files.paths.extend([files.paths[1].clone(), link]);
+    let (summary, findings) = check(&files.paths, None);
+    assert_eq!(findings, []);
+    assert_eq!((summary.files, summary.good_lines), (2, 9));
+}
+
+/// A pipe, which can be read only once, is read from its beginning, in its place.
+#[test]
+fn a_pipe() {
+    use std::io::Write as _;
+    use std::os::fd::AsRawFd as _;
+
+    // More than is read to find its place.
+    let (lines, _) = log(400, 300);
+    let files = write(&lines[300..], &[0]);
+    let (reader, mut writer) = io::pipe().unwrap();
+    writer.write_all(&lines[..300].concat()).unwrap();
+    drop(writer);
+    let pipe = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
+    let (summary, findings) = check(&[files.paths[0].clone(), pipe], None);
+    assert_eq!((findings, summary.good_lines), (vec![], 400));
+}
+
+/// A compressed file is refused, rather than said to be changed.
+#[test]
+fn a_compressed_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl.gz");
+    fs::write(&path, b"\x1f\x8b\x08\0\0\0\n\n\n\n").unwrap();
+    let mut told = |_: &Finding| {};
+    let error = verify(std::slice::from_ref(&path), chain(), None, None, &mut told).unwrap_err();
+    assert_eq!(
+        error.to_string().find("audit.jsonl.gz: is compressed"),
+        path.to_str().unwrap().find("audit.jsonl.gz")
+    );
+}
+
+/// A line that the proxy is writing is awaited; one that has no end is a finding.
+#[test]
+fn a_line_under_way() {
+    use std::io::Write as _;
+
+    let (lines, _) = log(5, 5);
+    let text = lines.concat();
+    let (begin, end) = text.split_at(text.len() - 40);
+    let files = write(&[begin.to_vec()], &[0]);
+    let path = files.paths[0].clone();
+    assert_eq!(
+        told(&check(&files.paths, None).1),
+        [(5, "the line is incomplete: its end is missing")]
+    );
+    let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
+    let (summary, findings) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            file.write_all(end).unwrap();
+        });
+        check(&files.paths, None)
+    });
+    assert_eq!((findings, summary.good_lines), (vec![], 5));
+}
+
+/// The place of a file is known even if its first line was changed beyond recognition.
+#[test]
+fn a_changed_first_line() {
+    let (mut lines, _) = log(9, 5);
+    lines[5][0] = b'[';
+    let mut files = write(&lines, &[0, 5]);
+    files.paths.reverse();
+    // A third one, so that the order matters.
+    let (more, _) = log(12, 9);
+    let third = files.directory.path().join("a");
+    fs::write(&third, more[9..].concat()).unwrap();
+    files.paths.push(third);
+    lines.truncate(9);
+    let (summary, findings) = check(&files.paths, None);
+    assert_eq!(
+        told(&findings),
+        [
+            (1, "this is not a line of the audit log: it was changed or inserted"),
+            (2, "line number 5 is missing before this line")
+        ]
+    );
+    assert_eq!(summary.next_seq, 12);
+}
+
 /// Each kind of change is reported with file and line.
 #[test]
 fn what_is_said() {

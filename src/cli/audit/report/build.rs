@@ -1,7 +1,5 @@
 //! Counts and the verification's outcome into tables.
 
-use std::path::PathBuf;
-
 use super::call::Outcome;
 use super::collect::Collected;
 use super::events::{Event, EventList};
@@ -9,11 +7,11 @@ use super::sheet::{Cell, Column, Fact, Kind, Report, Sheet, Verdict};
 use super::table::{Counts, Key, Rows};
 use super::tables::{Definition, TABLES};
 use super::text::grouped;
-use super::time::{Period, length};
+use super::time::{Period, length, shown};
 use super::timeline::Bars;
 use crate::cli::audit::verify::Judgement;
 use crate::exit::EXIT_TAMPERED;
-use crate::limits::MAX_AUDIT_REPORT_ROWS;
+use crate::limits::{MAX_AUDIT_REPORT_NAME_BYTES, MAX_AUDIT_REPORT_ROWS};
 use crate::observe::audit::verify::{Finding, Summary};
 
 /// Findings of tampering, up to a number.
@@ -25,7 +23,6 @@ pub(super) struct Findings {
 
 /// What a report is made of.
 pub(super) struct Sources<'s> {
-    pub(super) files: &'s [PathBuf],
     pub(super) period: Period,
     pub(super) summary: &'s Summary,
     pub(super) judgement: &'s Judgement,
@@ -37,7 +34,7 @@ pub(super) struct Sources<'s> {
 
 pub(super) fn report(sources: Sources<'_>) -> Report {
     let facts = facts(&sources);
-    let Sources { judgement, findings, collected, shown_rows, .. } = sources;
+    let Sources { judgement, findings, collected, shown_rows, period, .. } = sources;
     let verdict = match &judgement.failure {
         None => Verdict::Good,
         Some(failed) if failed.exit_code == EXIT_TAMPERED => Verdict::Tampered,
@@ -49,6 +46,7 @@ pub(super) fn report(sources: Sources<'_>) -> Report {
         let text = "Only lines that are as they were written are counted below.";
         statements.push(text.to_owned());
     }
+    statements.extend(remarks(&period, &collected));
     let Collected { tables, bars, events, .. } = collected;
     let mut sheets = vec![findings_sheet(findings)];
     sheets.push(events_sheet(
@@ -72,8 +70,37 @@ pub(super) fn report(sources: Sources<'_>) -> Report {
     Report { verdict, statements, facts, sheets, week: bars.week }
 }
 
+/// Returns what the figures leave out, if anything.
+fn remarks(period: &Period, collected: &Collected) -> Vec<String> {
+    let Collected { lines, events, .. } = collected;
+    let mut remarks = Vec::new();
+    if lines.unreadable > 0 {
+        remarks.push(format!(
+            "Not counted: {} lines of a form that this version cannot read.",
+            grouped(lines.unreadable)
+        ));
+    }
+    if let (Some(from), Some(first)) = (period.from, events.first_micros)
+        && first > from
+    {
+        remarks.push(format!(
+            "These files begin at {} UTC, after the period does: the report has nothing before that.",
+            shown(first)
+        ));
+    }
+    if let (Some(to), Some(last)) = (period.to, events.last_micros)
+        && last < to
+    {
+        remarks.push(format!(
+            "These files end at {} UTC, before the period does: the report has nothing after that.",
+            shown(last)
+        ));
+    }
+    remarks
+}
+
 fn facts(sources: &Sources<'_>) -> Vec<Fact> {
-    let Sources { files, period, summary, collected, .. } = sources;
+    let Sources { period, summary, collected, .. } = sources;
     let Collected { calls, lines, events, .. } = collected;
     let fact = |id, title, value| Fact { id, title, value };
     let number = |id, title, number| fact(id, title, Cell::Number(number));
@@ -84,7 +111,7 @@ fn facts(sources: &Sources<'_>) -> Vec<Fact> {
         fact("to", "Period to, exclusive", Cell::time(period.to)),
         fact("firstLine", "First line in it", Cell::time(lines.span.map(|span| span.first))),
         fact("lastLine", "Last line in it", Cell::time(lines.span.map(|span| span.last))),
-        number("files", "Files", files.len() as u64),
+        number("files", "Files", summary.files),
         number("goodLines", "Lines that are as written", summary.good_lines),
         fact(
             "firstNumber",
@@ -167,8 +194,8 @@ fn events_sheet(id: &'static str, title: &'static str, note: &str, list: EventLi
         vec![
             Cell::Time(event.micros),
             Cell::Number(event.seq),
-            Cell::Text(event.kind),
-            Cell::Text(event.detail),
+            Cell::text(event.kind),
+            if event.detail.is_empty() { Cell::None } else { Cell::text(event.detail) },
         ]
     };
     Sheet {
@@ -203,9 +230,10 @@ fn table_sheet(definition: &Definition, rows: Rows, shown_rows: Option<usize>) -
     }
     if has_nameless {
         let text = format!(
-            " There are more names than the {} that are counted one by one: others \
-             has the calls of the rest.",
-            grouped(MAX_AUDIT_REPORT_ROWS as u64)
+            " There are more names than are counted one by one ({}, or {} MiB of them): others has \
+             the calls of the rest, and calls not served that a name had before it got its row.",
+            grouped(MAX_AUDIT_REPORT_ROWS as u64),
+            MAX_AUDIT_REPORT_NAME_BYTES >> 20
         );
         note.push_str(&text);
     }
@@ -214,7 +242,7 @@ fn table_sheet(definition: &Definition, rows: Rows, shown_rows: Option<usize>) -
     let width = definition.names.len();
     let row = |(key, counts): (Key, Counts)| {
         let names = key.into_iter().take(width);
-        let names = names.map(|name| name.map_or(Cell::None, |name| Cell::text(&*name)));
+        let names = names.map(|name| name.map_or(Cell::None, Cell::Text));
         names.chain(count_cells(&counts, definition.has_uses)).collect()
     };
     let others = (others.calls > 0).then(|| row((Key::default(), others)));

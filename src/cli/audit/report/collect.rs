@@ -1,7 +1,7 @@
 //! The lines of a log, one after the other, into counts.
 
 use super::call::{Call, Head, Outcome};
-use super::events::{At, Events};
+use super::events::Events;
 use super::recent::{Names, Recent};
 use super::table::{Counts, Rows, Span, Table};
 use super::tables::{Group, Row, TABLES};
@@ -16,7 +16,7 @@ pub(super) struct Collector {
     names: Names,
     who: Recent<4>,
     how: Recent<9>,
-    refused: Recent<5>,
+    refused: Recent<6>,
     tables: [Table; TABLES.len()],
     timeline: Timeline,
     events: Events,
@@ -80,8 +80,11 @@ impl Collector {
             self.lines.unreadable += 1;
             return;
         };
-        let at = At { micros, seq, is_in_period: self.period.contains(micros) };
+        let at = self.events.at(micros, seq, &self.period);
         self.events.time(at, event == "open");
+        if event != "call" {
+            self.events.event(at, event, line);
+        }
         if !at.is_in_period {
             self.lines.outside += 1;
             return;
@@ -90,7 +93,7 @@ impl Collector {
         let span = Span::at(micros);
         self.lines.span.get_or_insert(span).extend(span);
         match &call {
-            _ if event != "call" => self.events.event(at, event, line),
+            _ if event != "call" => {}
             Some(call) => self.call(call, micros),
             None => self.lines.unreadable += 1,
         }

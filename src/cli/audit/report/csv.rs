@@ -1,16 +1,22 @@
 //! A report as CSV (RFC 4180): one table for all, whose first column names the part of the report.
 
+use std::io::{self, Write};
+
 use super::sheet::{Cell, Report};
+use super::text::printable_whole;
 
 /// Columns that all lines have in common.
 const SECTION: &str = "section";
 const KIND: &str = "row";
 
-/// Returns the report as CSV.
+/// Writes the report as CSV.
 ///
 /// The columns are those of all parts; a line leaves those of other parts empty. `row` is `row`, or
 /// `others` for a sum.
-pub(super) fn render(report: &Report) -> String {
+///
+/// # Errors
+/// It cannot be written.
+pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let mut columns = vec!["item", "value"];
     for sheet in &report.sheets {
         for column in &sheet.columns {
@@ -19,20 +25,19 @@ pub(super) fn render(report: &Report) -> String {
             }
         }
     }
-    let mut out = String::new();
-    line(&mut out, [SECTION, KIND].into_iter().chain(columns.iter().copied()).map(Some));
+    line(out, [SECTION, KIND].into_iter().chain(columns.iter().copied()).map(Some))?;
     let mut pair = |item: &str, value: &Cell| {
-        let value = value.exact().map(|text| guarded(value, text));
+        let value = guarded(value);
         let blank = columns.iter().skip(2).map(|_| None);
         let cells = [Some("summary"), Some("row"), Some(item), value.as_deref()];
-        line(&mut out, cells.into_iter().chain(blank));
+        line(out, cells.into_iter().chain(blank))
     };
-    pair("verdict", &Cell::text(report.verdict.id()));
+    pair("verdict", &Cell::text(report.verdict.id()))?;
     for statement in &report.statements {
-        pair("statement", &Cell::text(statement));
+        pair("statement", &Cell::text(statement.as_str()))?;
     }
     for fact in &report.facts {
-        pair(fact.id, &fact.value);
+        pair(fact.id, &fact.value)?;
     }
     for sheet in &report.sheets {
         let kinds = sheet.rows.iter().map(|row| ("row", row));
@@ -41,42 +46,78 @@ pub(super) fn render(report: &Report) -> String {
                 .iter()
                 .map(|id| {
                     let at = sheet.columns.iter().position(|column| column.id == *id)?;
-                    let cell = row.get(at)?;
-                    cell.exact().map(|text| guarded(cell, text))
+                    guarded(row.get(at)?)
                 })
                 .collect();
             let cells = cells.iter().map(Option::as_deref);
-            line(&mut out, [Some(sheet.id), Some(kind)].into_iter().chain(cells));
+            line(out, [Some(sheet.id), Some(kind)].into_iter().chain(cells))?;
         }
+    }
+    Ok(())
+}
+
+/// Returns the value in a form that no spreadsheet takes for a formula. Text is printable ASCII, as in
+/// the log. Numbers and times are the report's own.
+fn guarded(cell: &Cell) -> Option<String> {
+    match cell {
+        Cell::Text(text) => Some(without_formulas(&printable_whole(text))),
+        other => other.exact(),
+    }
+}
+
+/// Puts an apostrophe before each character that would begin a formula: the first one, and those after
+/// a semicolon, which separates cells where the comma is the decimal separator, whatever the quotes.
+fn without_formulas(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut is_begin = true;
+    for character in text.chars() {
+        if is_begin && matches!(character, '=' | '+' | '-' | '@') {
+            out.push('\'');
+        }
+        out.push(character);
+        is_begin = character == ';' || is_begin && matches!(character, ' ' | '"');
     }
     out
 }
 
-/// Returns a text that no spreadsheet takes for a formula: an apostrophe goes before the characters
-/// that begin one. Numbers and times are the report's own.
-fn guarded(cell: &Cell, text: String) -> String {
-    let begins_formula = text.starts_with([
-        '=', '+', '-', '@', '\t', '\r', '\n', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}',
-    ]);
-    match cell {
-        Cell::Text(_) if begins_formula => format!("'{text}"),
-        _ => text,
+fn line<'c>(out: &mut dyn Write, cells: impl Iterator<Item = Option<&'c str>>) -> io::Result<()> {
+    let mut separator = "";
+    for cell in cells {
+        let cell = cell.unwrap_or_default();
+        out.write_all(separator.as_bytes())?;
+        if cell.contains(['"', ',', ';', '\'']) {
+            write!(out, "\"{}\"", cell.replace('"', "\"\""))?;
+        } else {
+            out.write_all(cell.as_bytes())?;
+        }
+        separator = ",";
     }
+    out.write_all(b"\r\n")
 }
 
-fn line<'c>(out: &mut String, cells: impl Iterator<Item = Option<&'c str>>) {
-    for (index, cell) in cells.enumerate() {
-        if index > 0 {
-            out.push(',');
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing that begins a cell, in whichever country, begins a formula.
+    #[test]
+    fn formulas() {
+        for (text, safe) in [
+            ("=1+1", "'=1+1"),
+            ("+1", "'+1"),
+            ("-1", "'-1"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("a=b-c", "a=b-c"),
+            ("x;=cmd|' /C calc'!A0", "x;'=cmd|' /C calc'!A0"),
+            ("x;\"=1\"", "x;\"'=1\""),
+            (" =1", " '=1"),
+            ("\t=1", "\\t=1"),
+            ("\r\n=1", "\\r\\n=1"),
+            ("\u{ff1d}1", "\\uff1d1"),
+            ("\u{1b}[2J", "\\u001b[2J"),
+        ] {
+            assert_eq!(guarded(&Cell::text(text)).as_deref(), Some(safe));
         }
-        let cell = cell.unwrap_or_default();
-        if cell.contains(['"', ',', '\n', '\r', ';', '\t', '\'']) {
-            out.push('"');
-            out.push_str(&cell.replace('"', "\"\""));
-            out.push('"');
-        } else {
-            out.push_str(cell);
-        }
+        assert_eq!(guarded(&Cell::Number(7)).as_deref(), Some("7"));
     }
-    out.push_str("\r\n");
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::time::length;
+use super::time::{Period, length};
 use crate::limits::{
     MAX_AUDIT_REPORT_EVENTS, MIN_AUDIT_REPORT_SILENCE, MIN_AUDIT_REPORT_STEP_BACK,
 };
@@ -55,8 +55,10 @@ pub(super) struct Events {
     pub(super) changes: EventList,
     pub(super) interruptions: EventList,
     pub(super) sums: Sums,
+    /// Time of the first line of the log.
+    pub(super) first_micros: Option<u64>,
     /// Time of the line before.
-    last_micros: Option<u64>,
+    pub(super) last_micros: Option<u64>,
 }
 
 /// Place and time of a line.
@@ -64,38 +66,59 @@ pub(super) struct Events {
 pub(super) struct At {
     pub(super) micros: u64,
     pub(super) seq: u64,
+    /// Time of the line before.
+    last: Option<u64>,
     /// True if the line is of the period that the report is about.
     pub(super) is_in_period: bool,
+    /// True if a part of the time since the line before is of the period.
+    reaches_period: bool,
 }
 
 impl Events {
-    /// Takes the time of any line. `is_open` says that a process begins with it.
-    pub(super) fn time(&mut self, at: At, is_open: bool) {
-        let Some(last) = self.last_micros.replace(at.micros) else { return };
-        if !at.is_in_period {
-            return;
+    /// Takes the time of any line, which comes after those taken before.
+    pub(super) fn at(&mut self, micros: u64, seq: u64, period: &Period) -> At {
+        let last = self.last_micros.replace(micros);
+        self.first_micros.get_or_insert(micros);
+        let since = last.unwrap_or(micros);
+        At {
+            micros,
+            seq,
+            last,
+            is_in_period: period.contains(micros),
+            reaches_period: period.touches(since.min(micros), since.max(micros)),
         }
+    }
+
+    /// Lists the time since the line before if it tells of an interruption. `is_open` says that a
+    /// process begins with the line.
+    pub(super) fn time(&mut self, at: At, is_open: bool) {
+        let Some(last) = at.last.filter(|_| at.reaches_period) else { return };
         let back = last.saturating_sub(at.micros);
         let forward = at.micros.saturating_sub(last);
-        if u128::from(back) >= MIN_AUDIT_REPORT_STEP_BACK.as_micros() {
+        let is_back = u128::from(back) >= MIN_AUDIT_REPORT_STEP_BACK.as_micros();
+        if is_back {
             self.sums.clock_steps += 1;
             let detail = format!("the line is {} older than the one before", length(back));
             self.interrupt(at, "clock set back", detail);
-        } else if !is_open && u128::from(forward) >= MIN_AUDIT_REPORT_SILENCE.as_micros() {
+        }
+        if is_open {
+            let detail = match is_back {
+                true => "an unknown time after the line before".to_owned(),
+                false => format!("{} after the line before", length(forward)),
+            };
+            self.interrupt(at, "restart", detail);
+        } else if u128::from(forward) >= MIN_AUDIT_REPORT_SILENCE.as_micros() {
             let detail = format!(
                 "no line for {}: nobody called, or the clock was set forward",
                 length(forward)
             );
             self.interrupt(at, "silence", detail);
-        } else if is_open {
-            let detail = format!("{} after the line before", length(forward));
-            self.interrupt(at, "restart", detail);
         }
     }
 
     /// Takes a line that is not a call.
     pub(super) fn event(&mut self, at: At, name: &str, line: &[u8]) {
-        if !at.is_in_period || matches!(name, "checkpoint" | "rotate" | "continue" | "reopen") {
+        if !at.reaches_period || matches!(name, "checkpoint" | "rotate" | "continue" | "reopen") {
             return;
         }
         let members: Map<String, Value> = serde_json::from_slice(line).unwrap_or_default();
@@ -103,7 +126,7 @@ impl Events {
         let number = |name: &str| members.get(name).and_then(Value::as_u64).unwrap_or(0);
         match name {
             "start" => {
-                self.sums.starts += 1;
+                self.sums.starts += u64::from(at.is_in_period);
                 let detail = format!("version {}, settings {}", text("version"), text("settings"));
                 self.change(at, name, detail);
             }
@@ -111,7 +134,7 @@ impl Events {
                 self.change(at, name, "a process that had handed the log over".to_owned());
             }
             "settings" => {
-                self.sums.reloads += 1;
+                self.sums.reloads += u64::from(at.is_in_period);
                 self.change(
                     at,
                     "reload",
@@ -167,11 +190,16 @@ impl Events {
         self.interrupt(at, "gap", parts.join(", "));
     }
 
+    /// Lists a change: it is of the moment of its line.
     fn change(&mut self, at: At, kind: &str, detail: String) {
-        let At { micros, seq, .. } = at;
+        let At { micros, seq, is_in_period, .. } = at;
+        if !is_in_period {
+            return;
+        }
         self.changes.push(Event { micros, seq, kind: kind.to_owned(), detail });
     }
 
+    /// Lists an interruption: it is of the time between its line and the one before.
     fn interrupt(&mut self, at: At, kind: &str, detail: String) {
         let At { micros, seq, .. } = at;
         self.interruptions.push(Event { micros, seq, kind: kind.to_owned(), detail });
@@ -207,8 +235,8 @@ mod tests {
 
     const SEC: u64 = 1_000_000;
 
-    fn at(secs: u64) -> At {
-        At { micros: secs * SEC, seq: secs, is_in_period: true }
+    fn at(events: &mut Events, secs: u64) -> At {
+        events.at(secs * SEC, secs, &Period::default())
     }
 
     fn told(list: &EventList) -> Vec<(u64, &str, &str)> {
@@ -226,19 +254,58 @@ mod tests {
             (12_695, false),
             (12_000, false),
             (20_000, true),
+            (15_000, true),
         ] {
-            events.time(at(secs), is_open);
+            let at = at(&mut events, secs);
+            events.time(at, is_open);
         }
-        events.time(At { is_in_period: false, ..at(90_000) }, false);
         assert_eq!(
             told(&events.interruptions),
             [
                 (12_695, "silence", "no line for 1 h: nobody called, or the clock was set forward"),
                 (12_000, "clock set back", "the line is 11 min 35 s older than the one before"),
                 (20_000, "restart", "2 h 13 min after the line before"),
+                (15_000, "clock set back", "the line is 1 h 23 min older than the one before"),
+                (15_000, "restart", "an unknown time after the line before"),
             ]
         );
-        assert_eq!(events.sums.clock_steps, 1);
+        assert_eq!(events.sums.clock_steps, 2);
+    }
+
+    /// An interruption that begins or ends outside of the period is listed, as is one that is longer
+    /// than the period: no line of the period would tell of it. A change is not.
+    #[test]
+    fn across_the_ends() {
+        let told_of = |from: u64, to: u64| {
+            let period = Period { from: Some(from * SEC), to: Some(to * SEC) };
+            let mut events = Events::default();
+            let crash = r#""chain":"00","previousEnd":"crash","recoveredLines":1,"tornBytes":0"#;
+            let gap = r#""droppedLines":3,"refusedCalls":0,"leftOutUnauthenticatedCalls":0"#;
+            for (secs, name, members) in [
+                (10_000, "start", r#""version":"1","settings":"s""#),
+                (20_000, "open", crash),
+                (20_001, "start", r#""version":"1","settings":"s""#),
+                (30_000, "gap", gap),
+            ] {
+                let at = events.at(secs * SEC, secs, &period);
+                events.time(at, name == "open");
+                events.event(at, name, format!("{{{members}}}").as_bytes());
+            }
+            let kinds = |list: &EventList| {
+                list.events.iter().map(|it| it.kind.clone()).collect::<Vec<_>>().join(" ")
+            };
+            let Sums { starts, crashes, lost_lines, .. } = events.sums;
+            (kinds(&events.interruptions), kinds(&events.changes), starts, crashes, lost_lines)
+        };
+        let is = |told: (String, String, u64, u64, u64), one: &str, other: &str, sums| {
+            assert_eq!((&*told.0, &*told.1, (told.2, told.3, told.4)), (one, other, sums));
+        };
+        is(told_of(0, 10_000), "", "", (0, 0, 0));
+        is(told_of(0, 10_001), "restart crash", "start", (1, 1, 0));
+        is(told_of(12_000, 13_000), "restart crash", "", (0, 1, 0));
+        is(told_of(20_000, 20_001), "restart crash", "", (0, 1, 0));
+        is(told_of(25_000, 26_000), "silence gap", "", (0, 0, 3));
+        is(told_of(30_001, 40_000), "", "", (0, 0, 0));
     }
 
     /// Each event of the log, and one of a version to come.
@@ -260,9 +327,11 @@ mod tests {
         ] {
             let line = format!("{{\"seq\":1,\"event\":\"{name}\",\"x\":0,{members}}}");
             let line = line.replace("\"x\":0,}", "\"x\":0}").replace("\"x\":0,", "");
-            events.event(at(1), name, line.as_bytes());
+            let at = at(&mut events, 1);
+            events.event(at, name, line.as_bytes());
         }
-        events.event(At { is_in_period: false, ..at(1) }, "stop", b"{}");
+        let outside = At { is_in_period: false, reaches_period: false, ..at(&mut events, 1) };
+        events.event(outside, "stop", b"{}");
         assert_eq!(
             told(&events.changes).iter().map(|it| (it.1, it.2)).collect::<Vec<_>>(),
             [
@@ -292,7 +361,8 @@ mod tests {
     fn many_events() {
         let mut events = Events::default();
         for _ in 0..MAX_AUDIT_REPORT_EVENTS + 5 {
-            events.event(at(1), "stop", b"{}");
+            let at = at(&mut events, 1);
+            events.event(at, "stop", b"{}");
         }
         let EventList { events, omitted } = events.changes;
         assert_eq!((events.len(), omitted), (MAX_AUDIT_REPORT_EVENTS, 5));

@@ -197,6 +197,7 @@ fn class(column: &Column) -> &'static str {
         (Kind::Number, _) => " class=\"number\"",
         (Kind::Time, _) => " class=\"time\"",
         (_, "awsPrincipalArn" | "reason" | "detail" | "accessKeyId") => " class=\"wide\"",
+        (_, "operation" | "outcome" | "kind") => " class=\"word\"",
         _ => "",
     }
 }

@@ -1,23 +1,52 @@
 //! A report as JSON. Members may be added, but none is removed or changes its meaning while the
 //! version stays the same.
 
+use std::io::{self, Write};
+
 use serde::ser::{Serialize, SerializeMap as _, SerializeSeq as _, Serializer};
 
 use super::sheet::{Cell, Fact, Report, Sheet};
-use crate::exit::{EXIT_SOFTWARE, Failed};
 
 const FORMAT: &str = "xks-proxy audit report";
 const VERSION: u32 = 1;
 
-/// Returns the report as JSON, in the order of the other formats.
+/// Writes the report as JSON, in the order of the other formats.
 ///
 /// # Errors
-/// Never in practice: all names are valid texts.
-pub(super) fn render(report: &Report) -> Result<String, Failed> {
-    let mut text = serde_json::to_string_pretty(&Document(report))
-        .map_err(|error| Failed::new(EXIT_SOFTWARE, error.to_string()))?;
-    text.push('\n');
-    Ok(text)
+/// It cannot be written.
+pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(Ascii(&mut *out), &Document(report))?;
+    out.write_all(b"\n")
+}
+
+/// Writes the same JSON in printable ASCII, for terminals: other characters occur in strings alone.
+struct Ascii<'w>(&'w mut dyn Write);
+
+impl Write for Ascii<'_> {
+    /// Takes whole characters, as serde writes them.
+    fn write(&mut self, json: &[u8]) -> io::Result<usize> {
+        let is_plain = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n');
+        if json.iter().all(is_plain) {
+            self.0.write_all(json)?;
+            return Ok(json.len());
+        }
+        let text = str::from_utf8(json)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        for character in text.chars() {
+            if matches!(character, ' '..='~' | '\n') {
+                write!(self.0, "{character}")?;
+                continue;
+            }
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                write!(self.0, "\\u{unit:04x}")?;
+            }
+        }
+        Ok(json.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 struct Document<'r>(&'r Report);
@@ -86,5 +115,22 @@ impl Serialize for Cell {
             Self::Number(number) => serializer.serialize_u64(*number),
             other => other.exact().serialize(serializer),
         }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    /// The values stay the same, and a terminal shows text.
+    #[test]
+    fn in_ascii() {
+        let text = "\u{1f600} \u{e9} \u{9b}31m \u{7f} \u{202e} \u{1b}[2J \"\\u0041";
+        let mut out = Vec::new();
+        serde_json::to_writer(Ascii(&mut out), text).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{out}");
+        assert_eq!(serde_json::from_str::<String>(&out).unwrap(), text);
     }
 }

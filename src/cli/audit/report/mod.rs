@@ -34,7 +34,7 @@ use std::{fs, io};
 
 use self::build::Sources;
 use self::time::Period;
-use super::verify::{self, judge};
+use super::verify::{self, is_reportable, judge};
 use crate::exit::{EXIT_ARGUMENTS, Failed};
 use crate::limits::DEFAULT_AUDIT_REPORT_SHOWN_ROWS;
 use crate::new_file;
@@ -93,13 +93,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
     }
     let (summary, findings, collected) = feed::read(&arguments.log, period)?;
     let judgement = judge(&summary, &arguments.log, unix_secs(SystemTime::now()));
-    let has_nothing = summary.good_lines == 0 && summary.tampered == 0;
-    if judgement.failure.is_some() && (summary.is_other_chain || has_nothing) {
-        return judgement.failure.map_or(Ok(()), Err);
+    if !is_reportable(&summary, &arguments.log)
+        && let Some(failed) = judgement.failure
+    {
+        return Err(failed);
     }
     let is_for_people = matches!(arguments.format, Format::Text | Format::Html);
     let report = build::report(Sources {
-        files: &arguments.log.files,
         period,
         summary: &summary,
         judgement: &judgement,
@@ -107,17 +107,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
         collected,
         shown_rows: is_for_people.then_some(arguments.rows),
     });
-    let text = match arguments.format {
-        Format::Text => text::render(&report),
-        Format::Csv => csv::render(&report),
-        Format::Json => json::render(&report)?,
-        Format::Html => html::render(&report),
+    let write = |out: &mut dyn io::Write| match arguments.format {
+        Format::Text => out.write_all(text::render(&report).as_bytes()),
+        // All rows: not in memory as a whole.
+        Format::Csv => csv::write(&report, out),
+        Format::Json => json::write(&report, out),
+        Format::Html => out.write_all(html::render(&report).as_bytes()),
     };
     match &arguments.output {
-        None => output::print_or_end(format_args!("{text}")),
+        None => output::write_or_end(write),
         // As the log's files are.
         Some(path) => {
-            new_file::write(path, 0o640, text.as_bytes()).map_err(|error| match error.kind() {
+            new_file::write_by(path, 0o640, write).map_err(|error| match error.kind() {
                 io::ErrorKind::AlreadyExists => exists(path),
                 _ => Failed::unavailable(format!("{} cannot be written: {error}", path.display())),
             })?;

@@ -139,7 +139,10 @@ mod tests {
         assert_eq!(found, [1, 2, 2, 3, 1]);
         assert_eq!(set(&mut names, None), NONE);
         let key = names.key(&symbols([found[1], NONE, found[3]]));
-        assert_eq!(key.each_ref().map(Option::as_deref), [Some("b"), None, Some(""), None, None]);
+        assert_eq!(
+            key.each_ref().map(Option::as_deref),
+            [Some("b"), None, Some(""), None, None, None]
+        );
         assert!(!names.is_full());
         let long = "x".repeat(MAX_AUDIT_REPORT_RECENT_BYTES);
         set(&mut names, Some(&long));

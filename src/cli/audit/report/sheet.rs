@@ -1,5 +1,7 @@
 //! Tables as they are shown, whatever the format.
 
+use std::sync::Arc;
+
 use super::time::exact;
 
 /// A value.
@@ -7,14 +9,14 @@ use super::time::exact;
 pub(super) enum Cell {
     /// There is none.
     None,
-    Text(String),
+    Text(Arc<str>),
     Number(u64),
     /// Microseconds since 1970.
     Time(u64),
 }
 
 impl Cell {
-    pub(super) fn text(text: impl Into<String>) -> Self {
+    pub(super) fn text(text: impl Into<Arc<str>>) -> Self {
         Self::Text(text.into())
     }
 
@@ -26,7 +28,7 @@ impl Cell {
     pub(super) fn exact(&self) -> Option<String> {
         match self {
             Self::None => None,
-            Self::Text(text) => Some(text.clone()),
+            Self::Text(text) => Some(text.to_string()),
             Self::Number(number) => Some(number.to_string()),
             Self::Time(micros) => Some(exact(*micros)),
         }

@@ -6,7 +6,7 @@ use super::call::{Call, Name, Outcome};
 use crate::limits::{MAX_AUDIT_REPORT_NAME_BYTES, MAX_AUDIT_REPORT_ROWS};
 
 /// Largest number of names that make a row.
-pub(super) const MAX_NAMES: usize = 5;
+pub(super) const MAX_NAMES: usize = 6;
 
 /// The names of a row; unused ones are `None`.
 pub(super) type Key = [Name; MAX_NAMES];

@@ -120,13 +120,10 @@ pub(super) const TABLES: [Definition; 9] = [
         id: "refusals",
         title: "Refused calls",
         note: "Who was refused what, and why: calls that were not served.",
-        names: &[ERROR, REASON, OPERATION, KEY, PRINCIPAL],
+        names: &[ERROR, REASON, OPERATION, STORE, KEY, PRINCIPAL],
         has_uses: false,
         group: Group::Refused,
-        key_of: |row| {
-            let names = [row.error_name, row.reason, row.operation, row.key_id, row.principal];
-            Some(symbols(names))
-        },
+        key_of: |row| Some(symbols(row.refused())),
     },
 ];
 
@@ -224,14 +221,14 @@ impl Row {
     }
 
     /// Returns the members of [`Group::Refused`].
-    pub(super) fn refused(&self) -> [Symbol; 5] {
-        [self.error_name, self.reason, self.operation, self.key_id, self.principal]
+    pub(super) fn refused(&self) -> [Symbol; 6] {
+        [self.error_name, self.reason, self.operation, self.store, self.key_id, self.principal]
     }
 
     /// Makes a row of [`Group::Refused`].
-    pub(super) fn of_refused(members: [Symbol; 5]) -> Self {
-        let [error_name, reason, operation, key_id, principal] = members;
-        Self { error_name, reason, operation, key_id, principal, ..Self::default() }
+    pub(super) fn of_refused(members: [Symbol; 6]) -> Self {
+        let [error_name, reason, operation, store, key_id, principal] = members;
+        Self { error_name, reason, operation, store, key_id, principal, ..Self::default() }
     }
 }
 

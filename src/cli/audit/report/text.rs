@@ -4,13 +4,15 @@ use std::fmt::Write as _;
 
 use super::sheet::{Cell, Column, Kind, Report, Sheet};
 use super::time::shown;
-use crate::limits::MAX_AUDIT_REPORT_COLUMN_CHARS;
+use crate::limits::{MAX_AUDIT_REPORT_COLUMN_CHARS, MAX_LOG_STRING_BYTES};
 use crate::observe::escape::push_escaped;
 
 /// Name of a row with a sum.
 pub(super) const OTHERS: &str = "(others)";
 const NOTHING: &str = "-";
 const GAP: &str = "  ";
+/// Characters that are not truncated when they are escaped, with 12 bytes each at most.
+const UNCUT_CHARACTERS: usize = MAX_LOG_STRING_BYTES / 12;
 
 /// Returns the report as text. Figures come before names, which may be long.
 pub(super) fn render(report: &Report) -> String {
@@ -95,7 +97,8 @@ fn order(columns: &[Column]) -> Vec<usize> {
 pub(super) fn value(cell: &Cell) -> String {
     match cell {
         Cell::None => NOTHING.to_owned(),
-        Cell::Text(text) if text.is_empty() => "\"\"".to_owned(),
+        // What a caller names like that is neither nothing nor a sum.
+        Cell::Text(text) if matches!(&**text, "" | NOTHING | OTHERS) => format!("\"{text}\""),
         Cell::Text(text) => printable(text),
         Cell::Number(number) => grouped(*number),
         Cell::Time(micros) => shown(*micros),
@@ -109,6 +112,19 @@ pub(super) fn printable(text: &str) -> String {
     push_escaped(&mut out, text);
     // A quote needs no escape here.
     String::from_utf8_lossy(&out).replace("\\\"", "\"")
+}
+
+/// Returns text as the log has it, as [`printable`] does, but whole, however long it is.
+pub(super) fn printable_whole(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((at, _)) = rest.char_indices().nth(UNCUT_CHARACTERS) {
+        let (part, after) = rest.split_at_checked(at).unwrap_or((rest, ""));
+        out.push_str(&printable(part));
+        rest = after;
+    }
+    out.push_str(&printable(rest));
+    out
 }
 
 /// Returns a number with commas: `1,234,567`.
@@ -157,5 +173,16 @@ mod tests {
     #[test]
     fn hostile_text() {
         assert_eq!(printable("a\u{1b}[2J\n\u{202e}\"b\""), "a\\u001b[2J\\n\\u202e\"b\"");
+        let long = "\u{1f600}".repeat(9_999);
+        assert_eq!(printable_whole(&long), "\\ud83d\\ude00".repeat(9_999));
+    }
+
+    /// Neither nothing nor the sum of others can be imitated by a name.
+    #[test]
+    fn names_like_ours() {
+        for name in ["", "-", "(others)"] {
+            assert_eq!(value(&Cell::text(name)), format!("\"{name}\""));
+        }
+        assert_eq!(value(&Cell::None), "-");
     }
 }

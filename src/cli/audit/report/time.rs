@@ -20,7 +20,12 @@ pub(super) struct Period {
 
 impl Period {
     pub(super) fn contains(&self, micros: u64) -> bool {
-        self.from.is_none_or(|from| micros >= from) && self.to.is_none_or(|to| micros < to)
+        self.touches(micros, micros)
+    }
+
+    /// Returns whether any moment from `first` to `last`, inclusive, is of the period.
+    pub(super) fn touches(&self, first: u64, last: u64) -> bool {
+        self.from.is_none_or(|from| last >= from) && self.to.is_none_or(|to| first < to)
     }
 }
 
@@ -45,8 +50,10 @@ impl Clock {
         let [hours, minutes, secs] =
             [[*h1, *h2], [*m1, *m2], [*s1, *s2]].map(|digits| number(&digits));
         let secs = (hours? * 60 + minutes?) * 60 + secs?;
-        let is_time = secs < SECS_PER_DAY && fraction.len() == 6;
-        is_time.then_some(self.micros + secs * MICROS_PER_SEC + number(fraction)?)
+        if secs >= SECS_PER_DAY || fraction.len() != 6 {
+            return None;
+        }
+        Some(self.micros + secs * MICROS_PER_SEC + number(fraction)?)
     }
 }
 
@@ -217,6 +224,11 @@ mod tests {
         let inside: Vec<u64> = (8..22).filter(|micros| period.contains(*micros)).collect();
         assert_eq!(inside, (10..20).collect::<Vec<_>>());
         assert!(Period::default().contains(0) && Period::default().contains(u64::MAX));
+        for (first, last, touches) in
+            [(0, 9, false), (0, 10, true), (0, 99, true), (19, 19, true), (20, 30, false)]
+        {
+            assert_eq!(period.touches(first, last), touches, "{first} to {last}");
+        }
     }
 
     /// Times of lines in the same second, another one, and in no form.
@@ -235,6 +247,7 @@ mod tests {
             "2026-11-25T08:16:32Z",
             "2026-11-25T08:16:32.+00001Z",
             "2026-11-25T99:16:32.000000Z",
+            "2026-11-25T08:16:32.99999999999999999999999Z",
         ] {
             assert_eq!(clock.read(wrong), None, "{wrong}");
         }
