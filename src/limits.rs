@@ -110,6 +110,9 @@ pub const MAX_SYMBOLIC_LINKS: usize = 40;
 pub const MAX_PID_FILE_BYTES: u64 = 64;
 /// Length to which a value is cut in a message about the settings.
 pub const MAX_SHOWN_CHARS: usize = 64;
+/// Characters of an error about a peer that are shown: it may quote the peer, such as all names in its
+/// certificate.
+pub const MAX_REASON_CHARS: usize = 300;
 /// Longest access key id (XKS specification, Appendix A).
 pub const MAX_ACCESS_KEY_ID_BYTES: usize = 30;
 /// Shortest secret access key (XKS specification, XKS proxy configuration).
@@ -202,8 +205,8 @@ pub const DEFAULT_MAX_BUFFERED_BYTES: usize = 256 * 1024 * 1024;
 pub const UNPROVEN_BUFFER_PARTS: usize = 4;
 /// Memory of a connection besides that: its TLS session, and its socket in the kernel.
 pub const MEMORY_BYTES_PER_CONNECTION: u64 = 16 * 1024;
-/// Memory kept, out of what the process's control group may use, for everything but connections:
-/// the HSM's module, policies, logs.
+/// Memory kept, out of what the process's control group may use, for everything but connections and
+/// what `[[syslog]]` and `[otlp]` may hold: the HSM's module, policies, logs.
 pub const RESERVED_MEMORY_BYTES: u64 = 32 * 1024 * 1024;
 /// Parts of the rest: one is the default of `max_buffered_bytes`, one that of `max_connections`.
 pub const MEMORY_PARTS: u64 = 4;

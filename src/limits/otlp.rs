@@ -8,6 +8,9 @@ pub const MAX_WAITING_CALL_SPANS: usize = 4_096;
 pub const MAX_CALL_SPAN_TEXT_BYTES: usize = 640;
 /// Log lines that wait to be exported.
 pub const MAX_OTLP_LOG_BACKLOG_BYTES: usize = 4 * 1024 * 1024;
+/// Memory of the export when its collector takes nothing: both queues, the lines and spans that are
+/// being sent, and their encoding.
+pub const OTLP_MEMORY_BYTES: u64 = 24 * 1024 * 1024;
 /// Interval at which waiting spans and log lines are collected.
 pub const OTLP_COLLECT_INTERVAL: Duration = Duration::from_millis(100);
 /// Time after which collected spans and log lines are sent, however few they are.
@@ -36,6 +39,8 @@ pub const MAX_OTLP_RETRY_AFTER: Duration = Duration::from_secs(300);
 pub const MAX_OTLP_RETRY_TIME: Duration = Duration::from_secs(60);
 /// Time that the end of the process waits for the last export.
 pub const OTLP_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Addresses of the collector that are tried: as many as ureq takes.
+pub const MAX_OTLP_ADDRESSES: usize = 16;
 /// Longest answer of a collector that is read.
 pub const MAX_OTLP_ANSWER_BYTES: u64 = 64 * 1024;
 /// Header fields in `[otlp] headers_file`.

@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
-/// Bytes of lines that wait for one collector; beyond this, lines are dropped and counted. As many
-/// may be in the hands of the thread that sends them.
+/// Bytes of lines of one log that wait for one collector; beyond this, lines are dropped and counted.
+/// As many may be in the hands of the thread that sends them.
 pub const MAX_SYSLOG_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
+/// The same if the memory of the process's control group is limited, and the forwarders' part of it is
+/// little. The longest line fits in.
+pub const MIN_SYSLOG_BACKLOG_BYTES: usize = 256 * 1024;
+/// Parts of that memory, of which all forwarders together may hold one.
+pub const SYSLOG_MEMORY_PARTS: u64 = 4;
 /// Length of one message, header included; longer ones are truncated. rsyslog takes no longer ones
 /// unless it is told to (`maxMessageSize`).
 pub const MAX_SYSLOG_MESSAGE_BYTES: usize = 8_192;

@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::limits::{MAX_SHOWN_CHARS, MIN_SECRET_ACCESS_KEY_BYTES};
+use crate::limits::{MAX_REASON_CHARS, MAX_SHOWN_CHARS, MIN_SECRET_ACCESS_KEY_BYTES};
 
 /// A secret, such as a PIN or a secret access key. `Debug` does not show it, and dropping it zeroes
 /// it.
@@ -33,11 +33,22 @@ impl<T: Zeroize> fmt::Debug for Secret<T> {
 /// Returns a value as shown in a message: escaped, and truncated if it is long.
 #[must_use]
 pub fn shown(value: &str) -> String {
-    let mut shown: String = value.chars().take(MAX_SHOWN_CHARS).collect();
-    if shown.len() < value.len() {
-        shown.push_str("...");
+    cut(value, MAX_SHOWN_CHARS).escape_debug().to_string()
+}
+
+/// Returns an error about a peer as shown in log and status: truncated if it is long, since it may quote
+/// the peer.
+#[must_use]
+pub fn shown_reason(error: &str) -> String {
+    cut(error, MAX_REASON_CHARS)
+}
+
+fn cut(text: &str, max_chars: usize) -> String {
+    let mut cut: String = text.chars().take(max_chars).collect();
+    if cut.len() < text.len() {
+        cut.push_str("...");
     }
-    shown.escape_debug().to_string()
+    cut
 }
 
 /// Returns the value of a member that should name a file, as shown in a message: in quotes, or only

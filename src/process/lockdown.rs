@@ -34,6 +34,16 @@ const SYSTEM_READ: [&str; 13] = [
     "/dev/random",
     "/dev/urandom",
 ];
+/// The CAs that the system trusts, where `/etc` has links to them. A reload reads them again for
+/// `[otlp]` and `[[syslog]]` without a file of their own.
+const SYSTEM_AUTHORITIES: [&str; 4] = [
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+    "/usr/share/pki",
+    "/var/lib/ca-certificates",
+];
+/// Variables that name these CAs instead: files, and directories between colons.
+const AUTHORITIES_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 /// Paths to which any program writes.
 const SYSTEM_WRITE: [&str; 1] = ["/dev/null"];
 
@@ -94,6 +104,10 @@ fn rules(settings: &Settings, paths: &LandlockPaths) -> Result<Vec<Rule>, String
     let write = AccessFs::from_all(ABI::V5) & !AccessFs::Execute;
     let mut rules: Vec<Rule> = Vec::new();
     rules.extend(SYSTEM_READ.iter().map(|path| (PathBuf::from(path), read)));
+    rules.extend(SYSTEM_AUTHORITIES.iter().map(|path| (PathBuf::from(path), read)));
+    for named in AUTHORITIES_VARIABLES.iter().filter_map(std::env::var_os) {
+        rules.extend(std::env::split_paths(&named).map(|path| (path, read)));
+    }
     rules.extend(SYSTEM_WRITE.iter().map(|path| (PathBuf::from(path), write)));
     // Neither to list these nor to execute what is in them.
     rules.extend(paths.reload.iter().cloned().map(|path| (path, AccessFs::ReadFile.into())));

@@ -17,7 +17,7 @@ use crate::exit::{EXIT_SETTINGS, EXIT_SOFTWARE, EXIT_WEDGED, Failed};
 use crate::hsm::pkcs11::ffi::{RawModule, set_environment};
 use crate::observe::otlp::Otlp;
 use crate::observe::redaction::shown_path;
-use crate::observe::syslog::Syslog;
+use crate::observe::syslog::{LostAtStop, Syslog};
 use crate::observe::{log, panics};
 use crate::settings::{Finding, Settings};
 
@@ -61,13 +61,8 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
         tracing::error!("{}", failed.message);
     }
     tracing::info!("stopped");
-    if let Some(otlp) = &otlp
-        && !otlp.stop()
-    {
-        tracing::warn!("the last metrics, log lines or traces could not be exported in time");
-    }
+    end_exports(otlp.as_deref(), &syslog);
     log.stop();
-    syslog.stop();
     // A normal exit could hang: a module's exit handler might wait for the calls that are stuck in
     // it.
     match outcome {
@@ -75,6 +70,22 @@ pub(crate) fn run(start: Start, settings: Settings, findings: &[Finding]) -> Res
         Ok(End::Stuck) => signal_hook::low_level::exit(0),
         Ok(End::Wedged) => signal_hook::low_level::exit(EXIT_WEDGED.into()),
         Err(failed) => Err(failed),
+    }
+}
+
+/// Sends what the collectors have not got yet, within a bounded time, and logs what they will not get:
+/// no metric shows it any more. These lines are only in the log's own outputs.
+fn end_exports(otlp: Option<&Otlp>, syslog: &Syslog) {
+    for (signal, lost) in otlp.map(Otlp::stop).unwrap_or_default() {
+        tracing::warn!(signal, lost, "the last of these could not be exported in time by OTLP");
+    }
+    for LostAtStop { server, log, lines } in syslog.stop() {
+        tracing::warn!(
+            server,
+            log,
+            dropped_lines = lines,
+            "the syslog collector did not take the last lines in time"
+        );
     }
 }
 

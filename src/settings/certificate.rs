@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::certificate_for_kms::warn_of_kms;
 use super::certificate_uses::{Peer, warn_of_uses};
 use super::file::{self, Ownership};
-use super::section::{Member, shown_path};
+use super::section::{Member, Section, shown_path};
 use crate::certificate::Certificate;
 use crate::certificate::facts::date;
 use crate::limits::{CERTIFICATE_WARNING_DAYS, MAX_PEM_BYTES};
@@ -99,10 +99,22 @@ pub(super) fn read_authorities_der(member: &Member<'_>, remedy: &str) -> Option<
     Some(authorities.iter().map(|der| der.to_vec()).collect())
 }
 
-/// Returns the CAs that the system trusts (DER); unreadable ones are skipped.
-pub(super) fn system_authorities() -> Vec<Vec<u8>> {
+/// Returns the CAs that the system trusts, or reports that there are none in place of those that the
+/// member `name`, which is missing, could name. Unreadable ones are skipped.
+pub(super) fn system_authorities(
+    section: &Section<'_>,
+    name: &str,
+    remedy: &str,
+) -> Option<Vec<CertificateDer<'static>>> {
     let found = rustls_native_certs::load_native_certs();
-    found.certs.iter().map(|der| der.to_vec()).collect()
+    if !found.certs.is_empty() {
+        return Some(found.certs);
+    }
+    let reason = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
+    let problem = format!("it is missing, and the system trusts no CA{reason}");
+    let remedy = format!("{remedy}, or install the system's (the package ca-certificates)");
+    section.report().mistake(&section.location_of(name), problem, remedy);
+    None
 }
 
 /// Reads the first private key in a file.

@@ -6,7 +6,9 @@ use rustls::crypto::CryptoProvider;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, version};
 
-use super::certificate::{certified_key, read_authorities, read_chain, read_key};
+use super::certificate::{
+    certified_key, read_authorities, read_chain, read_key, system_authorities,
+};
 use super::section::Section;
 use super::tls::provider;
 
@@ -41,12 +43,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<Arc<ClientConfig>> {
 fn authorities(section: &Section<'_>) -> Option<RootCertStore> {
     let Some(member) = section.get("server_ca_pem") else {
         let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if roots.is_empty() {
-            let problem = "it is missing, and the system trusts no CA";
-            section.report().mistake(&section.location_of("server_ca_pem"), problem, CA_REMEDY);
-            return None;
-        }
+        roots.add_parsable_certificates(system_authorities(section, "server_ca_pem", CA_REMEDY)?);
         return Some(roots);
     };
     read_authorities(&member, CA_REMEDY)

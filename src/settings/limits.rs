@@ -147,10 +147,14 @@ fn compare_with_memory(
         if let Some(member) = section.get(name)
             && value > default
         {
-            let MemoryLimit { bytes, file } = memory;
+            let MemoryLimit { bytes, file, exports } = memory;
+            let exports = match exports {
+                0 => String::new(),
+                bytes => format!(", of which [[syslog]] and [otlp] may hold {bytes}"),
+            };
             let problem = format!(
                 "{name} = {value} is more than the memory of the process's cgroup has room for: {} \
-                 is {bytes} bytes",
+                 is {bytes} bytes{exports}",
                 file.display()
             );
             let remedy = format!("write {default}, leave it out, or raise the cgroup's limit");
@@ -222,7 +226,7 @@ mod tests {
     fn read_within(memory: u64, text: &str) -> (Limits, Vec<Finding>) {
         let report = Report::new(Path::new("settings.toml"), text, true);
         let document = DeTable::parse(text).unwrap();
-        let memory = MemoryLimit { bytes: memory, file: "/memory.max".into() };
+        let memory = MemoryLimit { bytes: memory, file: "/memory.max".into(), exports: 0 };
         let root = Section::root(document.get_ref(), &report);
         let limits = read(&root, Some(&memory)).unwrap();
         (limits, report.into_findings())

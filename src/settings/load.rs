@@ -154,11 +154,16 @@ fn read_settings(
         key_checks::check_metadata(&root, server, stores);
     }
     let pkcs11 = pkcs11::read(&root, environment);
-    let limits = limits::read(&root, MemoryLimit::of_process().as_ref());
     let admin = admin::read(&root, server.as_ref());
     let audit = audit::read(&root, stores.as_deref());
     let otlp = otlp::read(&root);
-    let syslog = syslog::read(&root);
+    let mut syslog = syslog::read(&root);
+    let mut memory = MemoryLimit::of_process();
+    if let Some(memory) = &mut memory {
+        let collectors = syslog.as_deref_mut().unwrap_or_default();
+        memory.count_exports(collectors, matches!(otlp, Some(Some(_))));
+    }
+    let limits = limits::read(&root, memory.as_ref());
     let state_directory = state::read(&root);
     let tokens = pkcs11.as_ref().map(|it| it.tokens.as_slice());
     let encryption_limit = encryption_count::read(&root, tokens);

@@ -4,9 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::limits::{
-    DEFAULT_MAX_BUFFERED_BYTES, DEFAULT_MAX_CONNECTIONS, MEMORY_BYTES_PER_CONNECTION, MEMORY_PARTS,
-    MIN_MAX_BUFFERED_BYTES, RESERVED_MEMORY_BYTES,
+    DEFAULT_MAX_BUFFERED_BYTES, DEFAULT_MAX_CONNECTIONS, MAX_SYSLOG_BACKLOG_BYTES,
+    MEMORY_BYTES_PER_CONNECTION, MEMORY_PARTS, MIN_MAX_BUFFERED_BYTES, MIN_SYSLOG_BACKLOG_BYTES,
+    OTLP_MEMORY_BYTES, RESERVED_MEMORY_BYTES, SYSLOG_MEMORY_PARTS,
 };
+use crate::observe::syslog::SyslogConfig;
 
 /// Limits that are larger mean that there is none: cgroup v1 has a number for that.
 const UNLIMITED: u64 = 1 << 60;
@@ -17,6 +19,8 @@ pub(super) struct MemoryLimit {
     pub(super) bytes: u64,
     /// The file that the limit is in.
     pub(super) file: PathBuf,
+    /// The part that `[[syslog]]` and `[otlp]` may hold.
+    pub(super) exports: u64,
 }
 
 /// Defaults that fit into the memory that there is.
@@ -57,7 +61,7 @@ impl MemoryLimit {
                 if let Some(bytes) = bytes.filter(|bytes| *bytes < UNLIMITED)
                     && least.as_ref().is_none_or(|least| bytes < least.bytes)
                 {
-                    least = Some(Self { bytes, file });
+                    least = Some(Self { bytes, file, exports: 0 });
                 }
                 if !group.pop() {
                     break;
@@ -67,9 +71,24 @@ impl MemoryLimit {
         least
     }
 
+    /// Shares the forwarders' part among them, and counts what they and the export by OTLP may hold.
+    pub(super) fn count_exports(&mut self, syslog: &mut [SyslogConfig], has_otlp: bool) {
+        // A queue holds its backlog twice: the lines that wait, and those that are being sent.
+        let queues = 2 * syslog.iter().map(SyslogConfig::forwarders).sum::<u64>();
+        let share = (self.bytes / SYSLOG_MEMORY_PARTS).checked_div(queues);
+        let backlog = share.map_or(0, |share| usize::try_from(share).unwrap_or(usize::MAX));
+        let backlog = backlog.clamp(MIN_SYSLOG_BACKLOG_BYTES, MAX_SYSLOG_BACKLOG_BYTES);
+        for config in syslog {
+            config.backlog_bytes = backlog;
+        }
+        let otlp = if has_otlp { OTLP_MEMORY_BYTES } else { 0 };
+        self.exports = queues.saturating_mul(backlog as u64).saturating_add(otlp);
+    }
+
     /// The part that connections may use.
     fn available(&self) -> u64 {
-        self.bytes.saturating_sub(RESERVED_MEMORY_BYTES).max(self.bytes / MEMORY_PARTS)
+        let rest = self.bytes.saturating_sub(self.exports);
+        rest.saturating_sub(RESERVED_MEMORY_BYTES).max(rest / MEMORY_PARTS)
     }
 
     /// Returns whether connections and their buffers fit in, all else being as usual.
@@ -120,12 +139,17 @@ fn mount_of(line: &str, is_v2: bool) -> Option<(&str, PathBuf)> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::observe::syslog::{Address, Facility};
 
     const MIB: u64 = 1 << 20;
     const V2: &str =
         "30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate";
     const V1: &str = "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
                       36 31 0:33 / /sys/fs/cgroup/devices rw,relatime - cgroup cgroup rw,devices";
+
+    fn limit(bytes: u64) -> MemoryLimit {
+        MemoryLimit { bytes, file: PathBuf::new(), exports: 0 }
+    }
 
     fn find(groups: &str, mounts: &str, files: &[(&str, &str)]) -> Option<(u64, String)> {
         let read = |path: &Path| {
@@ -177,7 +201,6 @@ mod tests {
     /// always fit.
     #[test]
     fn defaults() {
-        let limit = |bytes| MemoryLimit { bytes, file: PathBuf::new() };
         let usual = Defaults {
             max_connections: DEFAULT_MAX_CONNECTIONS,
             max_buffered_bytes: DEFAULT_MAX_BUFFERED_BYTES,
@@ -199,5 +222,43 @@ mod tests {
             assert_eq!(fits, mib >= 32, "{mib}");
             assert!(!limit.has_room_for(DEFAULT_MAX_CONNECTIONS, buffered) || mib > 512);
         }
+    }
+    /// All forwarders together hold no more than a quarter of the memory, and what they and the export
+    /// by OTLP may hold is not given to connections.
+    #[test]
+    fn exports() {
+        let collector = |has_audit: bool| SyslogConfig {
+            address: Address::UnixDatagram("/dev/log".into()),
+            tag: String::new(),
+            log: Some(Facility::Daemon),
+            audit: has_audit.then_some(Facility::Daemon),
+            backlog_bytes: MAX_SYSLOG_BACKLOG_BYTES,
+        };
+        for (mib, collectors, has_otlp, backlog_kib, exports_mib) in [
+            (64, 0, false, 0, 0),
+            (64, 0, true, 0, 24),
+            (64, 1, false, 4_096, 16),
+            (64, 8, true, 512, 16 + 24),
+            (16, 8, false, 256, 8),
+            (128, 1, false, 8_192, 32),
+            (4_096, 8, true, 8_192, 256 + 24),
+        ] {
+            let mut configs = vec![collector(true); collectors];
+            let mut limit = limit(mib * MIB);
+            limit.count_exports(&mut configs, has_otlp);
+            assert!(configs.iter().all(|it| it.backlog_bytes == backlog_kib << 10), "{mib}");
+            assert_eq!(limit.exports, exports_mib * MIB, "{mib}");
+            let Defaults { max_connections, max_buffered_bytes } = Defaults::within(Some(&limit));
+            let connections = max_connections as u64 * MEMORY_BYTES_PER_CONNECTION;
+            let most = max_buffered_bytes as u64 + connections + limit.exports;
+            assert!(most <= mib * MIB, "{mib}: {most}");
+        }
+        // The forwarders' memory is less for connections.
+        let mut limit = limit(256 * MIB);
+        assert_eq!(Defaults::within(Some(&limit)).max_buffered_bytes as u64, 56 * MIB);
+        assert!(limit.has_room_for(100, 220 << 20));
+        limit.count_exports(&mut [collector(false)], true);
+        assert_eq!(Defaults::within(Some(&limit)).max_buffered_bytes as u64, 46 * MIB);
+        assert!(!limit.has_room_for(100, 200 << 20));
     }
 }

@@ -35,14 +35,22 @@ const LEVELS: [(&str, tracing::Level); 5] = [
     ("WARN", tracing::Level::WARN),
     ("ERROR", tracing::Level::ERROR),
 ];
-/// Header fields that each request has by itself.
-const OWN_HEADERS: [&str; 7] = [
+/// Header fields that each request has by itself, or that would change how it is sent and read.
+const OWN_HEADERS: [&str; 15] = [
     "accept",
+    "accept-encoding",
     "connection",
+    "content-encoding",
     "content-length",
     "content-type",
+    "expect",
     "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
     "transfer-encoding",
+    "upgrade",
     "user-agent",
 ];
 const SERVICE_NAME: &str = "service.name";
@@ -137,8 +145,8 @@ fn url(endpoint: &Endpoint) -> String {
 
 /// Returns the authorities in the file, or the system's; none if there is no TLS.
 fn authorities(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option<Vec<Vec<u8>>> {
+    let remedy = "name the PEM file with the CAs that issue the collector's certificate";
     if let Some(member) = section.get("ca_pem") {
-        let remedy = "name the PEM file with the CAs that issue the collector's certificate";
         let authorities = read_authorities_der(&member, remedy)?;
         if endpoint.is_some_and(|endpoint| !endpoint.is_https) {
             member.warning("the endpoint has no TLS, so it has no effect", "write https://");
@@ -148,14 +156,8 @@ fn authorities(section: &Section<'_>, endpoint: Option<&Endpoint>) -> Option<Vec
     if !endpoint?.is_https {
         return Some(Vec::new());
     }
-    let authorities = system_authorities();
-    if authorities.is_empty() {
-        let problem = "the system has no CAs, so no certificate of the collector is trusted";
-        let remedy = "install the package ca-certificates, or write ca_pem";
-        section.report().mistake(&section.location_of("ca_pem"), problem, remedy);
-        return None;
-    }
-    Some(authorities)
+    let authorities = system_authorities(section, "ca_pem", remedy)?;
+    Some(authorities.iter().map(|der| der.to_vec()).collect())
 }
 
 fn headers(member: &Member<'_>) -> Option<Vec<(String, Secret<String>)>> {
@@ -200,7 +202,7 @@ fn parse_headers(text: &str) -> Result<Vec<(String, Secret<String>)>, String> {
             return Err(line_is("has no value, or one that is not ASCII"));
         }
         if OWN_HEADERS.contains(&name.as_str()) {
-            return Err(line_is(&format!("sets {name}, which each request has by itself")));
+            return Err(line_is(&format!("sets {name}, which is the proxy's own")));
         }
         headers.push((name, Secret::new(value.to_owned())));
     }
@@ -323,6 +325,8 @@ mod tests {
             ("a:", "no value"),
             ("a: hüsh", "not ASCII"),
             ("Host: hush", "sets host"),
+            ("Content-Encoding: hush", "sets content-encoding"),
+            ("expect: hush", "sets expect"),
             (&many, "the limit is 16"),
         ] {
             let error = parse_headers(text).unwrap_err();

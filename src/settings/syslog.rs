@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 use super::client_tls;
 use super::schema::FACILITIES;
 use super::section::{Member, Section, shown};
-use crate::limits::{MAX_SYSLOG_SERVERS, MAX_SYSLOG_TAG_BYTES};
+use crate::limits::{MAX_SYSLOG_BACKLOG_BYTES, MAX_SYSLOG_SERVERS, MAX_SYSLOG_TAG_BYTES};
 use crate::observe::syslog::tls::ClientTls;
 use crate::observe::syslog::{Address, Facility, SyslogConfig};
 
@@ -112,6 +112,7 @@ fn collector(section: &Section<'_>, has_audit: bool) -> Option<SyslogConfig> {
         tag: tag?,
         log: sends_log.then_some(facility),
         audit: (sends_audit && has_audit).then_some(audit_facility),
+        backlog_bytes: MAX_SYSLOG_BACKLOG_BYTES,
     })
 }
 

@@ -86,6 +86,7 @@ fn no_allocation_when_warm() {
         tag: "xks-proxy".to_owned(),
         log: Some(Facility::Daemon),
         audit: None,
+        backlog_bytes: 1 << 20,
     }])
     .unwrap();
     let config = LogConfig {

@@ -113,10 +113,14 @@ fn who_used_which_key() {
         [json!([null, 4, 2, 2, 0, 0]), json!(["ebs", 4, 4, 0, 3, 1])]
     );
     assert_eq!(
-        rows(&report, "refusals", &["errorName", "operation", "externalKeyId", "awsPrincipalArn"]),
+        rows(
+            &report,
+            "refusals",
+            &["errorName", "operation", "store", "externalKeyId", "awsPrincipalArn"]
+        ),
         [
-            json!(["AuthenticationFailedException", "encrypt", "foo", null]),
-            json!(["KeyNotFoundException", "metadata", "none", bob])
+            json!(["AuthenticationFailedException", "encrypt", store.prefix, "foo", null]),
+            json!(["KeyNotFoundException", "metadata", store.prefix, "none", bob])
         ]
     );
     for row in report["refusals"]["rows"].as_array().unwrap() {
@@ -179,6 +183,15 @@ fn a_period() {
     let last_day = time(7).split('T').next().unwrap();
     assert_eq!(summary(&["--from", day, "--to", last_day]), 8);
     assert_eq!(summary(&["--to", "2001-01-01"]), 0);
+    // Where the files do not cover the period, the report says so.
+    let remarks = |more: &[&str]| {
+        let (_, told) = json_report(directory, more);
+        let statements = told["statements"].to_string();
+        (statements.contains("These files begin at"), statements.contains("These files end at"))
+    };
+    assert_eq!(remarks(&[]), (false, false));
+    assert_eq!(remarks(&["--from", "2001-01-01", "--to", time(4)]), (true, false));
+    assert_eq!(remarks(&["--from", time(1), "--to", "2999-01-01"]), (false, true));
     let (code, _, error) = report(directory, &["--from", time(1), "--to", time(1)]);
     assert_eq!(code, 2, "{error}");
     let (code, _, error) = report(directory, &["--from", "yesterday"]);

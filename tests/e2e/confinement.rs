@@ -131,6 +131,46 @@ fn landlock_and_the_first_audit_key() {
     assert!(log.contains("Permission denied") && log.contains(reason), "{log}");
 }
 
+/// Under Landlock, a reload can add a collector that the system's CAs vouch for, wherever these are;
+/// one with a file in another directory is refused, and the reason says what to do.
+#[test]
+fn landlock_and_collectors_that_a_reload_adds() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (trusted, own) = (tempfile::tempdir().unwrap(), elsewhere.path().join("ca.pem"));
+    let mut prepared = Setup::new().set("security.landlock", true).prepare();
+    let (authority, bundle) =
+        (prepared.certificates.path("server_ca.pem"), trusted.path().join("b"));
+    fs::copy(&authority, &bundle).unwrap();
+    fs::copy(&authority, &own).unwrap();
+    prepared.env("SSL_CERT_FILE", bundle.to_str().unwrap());
+    let mut proxy = prepared.start_listening();
+    let add = |proxy: &mut crate::common::Proxy, authority: Option<&str>| {
+        let mut collector = toml::Table::new();
+        collector.insert("server".to_owned(), "localhost:6514".into());
+        if let Some(authority) = authority {
+            collector.insert("server_ca_pem".to_owned(), authority.into());
+        }
+        proxy.change_settings(|table| {
+            table.insert("syslog".to_owned(), vec![toml::Value::Table(collector)].into());
+        });
+        proxy.signal("HUP");
+    };
+    add(&mut proxy, None);
+    proxy.log_with("settings reloaded");
+    let log = proxy.log();
+    assert!(
+        log.contains("have no effect until a restart") && log.contains("members=syslog"),
+        "{log}"
+    );
+    add(&mut proxy, Some(own.to_str().unwrap()));
+    proxy.log_with("the new settings are refused");
+    let log = proxy.log();
+    let line = log.lines().find(|line| line.contains("syslog[0].server_ca_pem")).unwrap();
+    for part in ["Permission denied", "landlock is on", "landlock_read", "restart the proxy"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+}
+
 /// Secrets as Kubernetes mounts them: files behind two symbolic links, readable by root and a
 /// group.
 #[test]

@@ -27,6 +27,8 @@ mod descriptors;
 mod drain;
 mod errors;
 mod forgeries;
+#[cfg(feature = "otlp")]
+mod hostile_collectors;
 mod hostile_http;
 mod hsm_trouble;
 mod http;

@@ -420,5 +420,18 @@ fn the_end_is_bounded() {
     let started = Instant::now();
     let proxy = stop(proxy);
     assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
-    assert!(proxy.log().contains("could not be exported in time"), "{}", proxy.log());
+    let log = proxy.log();
+    let lost = |signal: &str| {
+        let line = log.lines().find(|line| {
+            line.contains("could not be exported in time")
+                && line.contains(&format!("signal={signal} "))
+        });
+        let text = line.unwrap_or_else(|| panic!("{signal}: {log}")).split_once("lost=").unwrap().1;
+        text.split(' ').next().unwrap().parse::<usize>().unwrap()
+    };
+    assert_eq!(lost("traces"), 1);
+    assert!(lost("metrics") > 100);
+    // All lines but the last ones, which are about this.
+    let lines = log.lines().position(|line| line.contains(" stopped ")).unwrap() + 1;
+    assert_eq!(lost("logs"), lines);
 }

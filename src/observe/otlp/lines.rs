@@ -51,5 +51,11 @@ impl LogLines {
     #[cfg(feature = "otlp")]
     pub(super) fn take(&self, batch: &mut Vec<u8>) {
         self.0.queue.take(batch, Some(std::time::Duration::ZERO));
+        self.0.stats.of(Signal::Logs).accepted.add(memchr_iter(b'\n', batch).count() as u64);
+    }
+
+    /// Returns the number of lines that wait.
+    pub(super) fn waiting(&self) -> u64 {
+        self.0.queue.waiting_lines() as u64
     }
 }

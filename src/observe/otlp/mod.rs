@@ -114,9 +114,25 @@ impl Otlp {
         Err(io::Error::other(format!("built without OTLP: {}", self.config.endpoint)))
     }
 
-    /// Exports what is left, for at most [`OTLP_STOP_TIMEOUT`], and returns whether all threads have
-    /// ended.
-    pub fn stop(&self) -> bool {
-        self.stop.stop(OTLP_STOP_TIMEOUT)
+    /// Exports what is left, for at most [`OTLP_STOP_TIMEOUT`], ends the threads, and returns the
+    /// number of data points, lines or calls that the collector did not take, for each signal in the
+    /// settings that has some.
+    pub fn stop(&self) -> Vec<(&'static str, u64)> {
+        let before = Signal::ALL.map(|signal| self.stats.of(signal).given_up());
+        self.stop.stop(OTLP_STOP_TIMEOUT);
+        let lost = Signal::ALL.into_iter().zip(before).map(|(signal, before)| {
+            let stats = self.stats.of(signal);
+            let lost = stats.given_up().saturating_sub(before) + stats.unsent();
+            (signal.name(), lost + self.waiting_lines(signal))
+        });
+        lost.filter(|(_, lost)| *lost > 0).collect()
+    }
+
+    /// The log's lines that no thread has taken.
+    fn waiting_lines(&self, signal: Signal) -> u64 {
+        match &self.lines {
+            Some(lines) if signal == Signal::Logs => lines.waiting(),
+            _ => 0,
+        }
     }
 }

@@ -53,6 +53,8 @@ impl OtlpStats {
 /// Counters of one signal, in data points, lines or calls.
 #[derive(Debug, Default)]
 pub struct SignalStats {
+    /// Those that the exporter, or its queue of calls, has accepted.
+    pub(super) accepted: SharedCounter,
     /// Those that the collector has taken.
     pub exported: SharedCounter,
     /// Those lost as they came faster than the collector took them.
@@ -67,6 +69,16 @@ pub struct SignalStats {
 }
 
 impl SignalStats {
+    /// Returns the number of those that were accepted and whose fate is not known yet.
+    pub(super) fn unsent(&self) -> u64 {
+        self.accepted.get().saturating_sub(self.exported.get() + self.given_up())
+    }
+
+    /// Returns the number of those that were accepted and will not be sent any more.
+    pub(super) fn given_up(&self) -> u64 {
+        self.undelivered.get() + self.rejected.get()
+    }
+
     /// Returns the losses by their reason.
     #[must_use]
     pub fn dropped(&self) -> [(&'static str, u64); 3] {

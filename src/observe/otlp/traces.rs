@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::call_span::CallSpan;
 use super::config::TraceConfig;
-use super::stats::OtlpStats;
+use super::stats::{OtlpStats, Signal};
 use super::trace_id::{SampleRate, TraceId, of_request};
 use crate::limits::{MAX_TRACED_TROUBLE_PER_SEC, MAX_WAITING_CALL_SPANS};
 use crate::observe::call_record::CallRecord;
@@ -92,8 +92,10 @@ impl Sampler {
         }
         let id = id.unwrap_or_else(random_id);
         let span = CallSpan::of(record, id, now, since_1970());
-        if self.sender.try_send(span).is_err() {
-            self.stats.of(super::stats::Signal::Traces).overflowed.add(1);
+        let stats = self.stats.of(Signal::Traces);
+        match self.sender.try_send(span) {
+            Ok(()) => stats.accepted.add(1),
+            Err(_) => stats.overflowed.add(1),
         }
     }
 

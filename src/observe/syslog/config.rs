@@ -17,6 +17,8 @@ pub struct SyslogConfig {
     pub log: Option<Facility>,
     /// Facility of the audit log's lines; `None` if `send` leaves them out.
     pub audit: Option<Facility>,
+    /// Bytes of each log's lines that may wait for the collector.
+    pub backlog_bytes: usize,
 }
 
 /// Address and transport of a collector.
@@ -33,8 +35,14 @@ pub enum Address {
 }
 
 impl SyslogConfig {
-    /// Returns whether a forwarder for `other` can go on with this configuration. Certificates and
-    /// keys may differ.
+    /// Returns the number of forwarders: one for each log that is sent.
+    #[must_use]
+    pub fn forwarders(&self) -> u64 {
+        u64::from(self.log.is_some()) + u64::from(self.audit.is_some())
+    }
+
+    /// Returns whether a forwarder for `other` can go on with this configuration. Certificates, keys
+    /// and the memory that there is may differ.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         let code = |facility: &Option<Facility>| facility.map(|facility| facility as u8);

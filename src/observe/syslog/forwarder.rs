@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use memchr::memchr_iter;
 
@@ -14,11 +14,12 @@ use super::message::{Framing, Origin};
 use super::stats::{Counters, SyslogStats};
 use crate::backoff::Backoff;
 use crate::limits::{
-    LOG_WRITE_INTERVAL, MAX_SYSLOG_BACKLOG_BYTES, MAX_SYSLOG_BACKOFF, SYSLOG_EARLY_END,
-    SYSLOG_IDLE_INTERVAL, SYSLOG_REPORT_INTERVAL, SYSLOG_TRIAL, SYSLOG_WRITE_BYTES,
+    LOG_WRITE_INTERVAL, MAX_SYSLOG_BACKOFF, SYSLOG_EARLY_END, SYSLOG_IDLE_INTERVAL,
+    SYSLOG_REPORT_INTERVAL, SYSLOG_TRIAL, SYSLOG_WRITE_BYTES,
 };
 use crate::observe::line_queue::{LineQueue, count_lines};
 use crate::observe::metrics::counter::SharedCounter;
+use crate::observe::redaction::shown_reason;
 
 /// The side of a forwarder that other threads use.
 pub(super) struct Forwarder {
@@ -32,13 +33,17 @@ pub(super) struct Forwarder {
 }
 
 impl Forwarder {
-    /// Starts the thread.
+    /// Starts the thread. Up to `backlog_bytes` of lines may wait for it.
     ///
     /// # Errors
     /// The system cannot provide another thread.
-    pub(super) fn start(address: Address, origin: Origin) -> io::Result<Arc<Self>> {
+    pub(super) fn start(
+        address: Address,
+        origin: Origin,
+        backlog_bytes: usize,
+    ) -> io::Result<Arc<Self>> {
         let forwarder = Arc::new(Self {
-            queue: LineQueue::new(MAX_SYSLOG_BACKLOG_BYTES),
+            queue: LineQueue::new(backlog_bytes),
             counters: Counters::default(),
             overflowed: SharedCounter::default(),
             server: address.name(),
@@ -53,6 +58,7 @@ impl Forwarder {
             opened: Instant::now(),
             has_ended_early: false,
             backoff: Backoff::up_to(MAX_SYSLOG_BACKOFF),
+            next_attempt: Instant::now(),
             out: Vec::with_capacity(2 * SYSLOG_WRITE_BYTES),
             lines_in_out: 0,
             accounted: 0,
@@ -85,6 +91,28 @@ impl Forwarder {
         self.queue.wait_finished(deadline)
     }
 
+    /// Returns the number of lines that are not sent yet, whoever has them.
+    fn unsent_lines(&self) -> u64 {
+        let counters = &self.counters;
+        // Those that overflowed were never taken out of the queue.
+        let given_up = counters.dropped.get().saturating_sub(self.overflowed.get());
+        let taken = counters.taken.get().saturating_sub(counters.sent.get() + given_up);
+        if self.queue.is_finished() { 0 } else { taken + self.queue.waiting_lines() as u64 }
+    }
+
+    /// Returns the number of lines lost so far, if those that are not sent now never will be.
+    pub(super) fn lost_lines(&self) -> u64 {
+        self.counters.dropped.get() + self.unsent_lines()
+    }
+
+    pub(super) fn server(&self) -> &str {
+        &self.server
+    }
+
+    pub(super) fn log(&self) -> &'static str {
+        self.log
+    }
+
     pub(super) fn stats(&self) -> SyslogStats {
         let counters = &self.counters;
         SyslogStats {
@@ -115,6 +143,8 @@ struct Sender {
     /// True if the collector ended the last connection early ([`SYSLOG_EARLY_END`]).
     has_ended_early: bool,
     backoff: Backoff,
+    /// Time before which no connection is tried while there is nothing to send.
+    next_attempt: Instant,
     /// Messages that are sent together.
     out: Vec<u8>,
     lines_in_out: u64,
@@ -139,8 +169,9 @@ impl Sender {
         // The collector is connected to before the first line, so that status and metrics tell.
         self.check_connection();
         loop {
-            let requested = queue.take(&mut batch, Some(SYSLOG_IDLE_INTERVAL));
+            let requested = queue.take(&mut batch, Some(self.patience()));
             let overflowed = forwarder.overflowed.get();
+            forwarder.counters.taken.add(count_lines(&batch));
             if self.send_lines(&batch).is_err() {
                 break;
             }
@@ -158,7 +189,9 @@ impl Sender {
             batch.clear();
         }
         // Lines that are still in the queue, or come later, are not sent.
-        forwarder.counters.dropped.add(queue.waiting_lines() as u64);
+        let left = queue.waiting_lines() as u64;
+        forwarder.counters.taken.add(left);
+        forwarder.counters.dropped.add(left);
         if let Some(connection) = self.connection.take() {
             connection.close();
         }
@@ -259,23 +292,43 @@ impl Sender {
 
     /// Waits before another attempt.
     fn fail(&mut self, error: &io::Error) -> Result<(), Stopping> {
-        self.failed(error);
-        let requested = self.forwarder.queue.wait_to_retry(self.backoff.wait());
+        let wait = self.failed(error);
+        let requested = self.forwarder.queue.wait_to_retry(wait);
         if requested.stop { Err(Stopping) } else { Ok(()) }
     }
 
-    fn failed(&mut self, error: &io::Error) {
+    /// Notes a failure, and returns the time to wait before another attempt.
+    fn failed(&mut self, error: &io::Error) -> Duration {
+        let wait = self.backoff.wait();
+        self.next_attempt = Instant::now() + wait;
         self.disconnected();
         let counters = &self.forwarder.counters;
         counters.failures.add(1);
-        *counters.trouble.lock() = Some(error.to_string());
+        *counters.trouble.lock() = Some(shown_reason(&error.to_string()));
         self.report();
+        wait
     }
 
-    /// While there is nothing to send: notices a connection that has ended, and makes a new one.
+    /// While there is nothing to send: notices a connection that has ended, and makes a new one, after
+    /// the same waits as if there were something.
     fn check_connection(&mut self) {
+        if self.connection.is_none() && Instant::now() < self.next_attempt {
+            return;
+        }
         if let Err(error) = self.ensure_connected() {
             self.failed(&error);
+        } else if self.opened.elapsed() >= SYSLOG_EARLY_END {
+            self.backoff.reset();
+        }
+    }
+
+    /// Time for which to wait for lines before the connection is checked again.
+    fn patience(&self) -> Duration {
+        let until_next = self.next_attempt.saturating_duration_since(Instant::now());
+        if self.connection.is_some() || until_next.is_zero() {
+            SYSLOG_IDLE_INTERVAL
+        } else {
+            until_next.min(SYSLOG_IDLE_INTERVAL)
         }
     }
 

@@ -8,12 +8,14 @@ use std::time::Duration;
 use syslog_fmt::Facility;
 
 use super::*;
+use crate::limits::MAX_SYSLOG_BACKLOG_BYTES;
 use crate::observe::syslog::message::Kind;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(address: Address) -> Arc<Forwarder> {
-    Forwarder::start(address, Origin::of_process("t", Facility::Daemon, Kind::Log)).unwrap()
+    let origin = Origin::of_process("t", Facility::Daemon, Kind::Log);
+    Forwarder::start(address, origin, MAX_SYSLOG_BACKLOG_BYTES).unwrap()
 }
 
 fn wait_until(mut condition: impl FnMut() -> bool) {
@@ -135,6 +137,45 @@ fn stopping_without_a_collector() {
     forwarder.push(b"three\n");
     let stats = forwarder.stats();
     assert_eq!((stats.sent_lines, stats.dropped_lines), (0, 3));
+    assert_eq!(forwarder.lost_lines(), 3);
+}
+
+/// Lines count as lost at the end whoever has them: the queue, or the thread that is still trying.
+#[test]
+fn stopping_while_the_collector_hangs() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let forwarder = start(Address::Tcp(listener.local_addr().unwrap().to_string()));
+    let (_peer, _) = listener.accept().unwrap();
+    // More than the kernel takes, and then some that stay in the queue.
+    forwarder.push(&line().repeat(8_000));
+    let sent = || forwarder.stats().sent_lines;
+    wait_until(|| sent() > 0);
+    let mut before = sent();
+    wait_until(|| {
+        thread::sleep(Duration::from_millis(500));
+        before == std::mem::replace(&mut before, sent())
+    });
+    forwarder.push(&line().repeat(7));
+    forwarder.begin_stop();
+    assert!(!forwarder.wait_stopped(Instant::now() + Duration::from_millis(10)));
+    assert_eq!(forwarder.lost_lines() + sent(), 8_007);
+}
+
+/// A collector that is down is tried ever less often, even if there is nothing to send.
+#[test]
+fn idle_without_a_collector() {
+    let forwarder = start(Address::UnixStream("/nonexistent/socket".into()));
+    let after = |failures: u64| {
+        wait_until(|| forwarder.stats().failures >= failures);
+        Instant::now()
+    };
+    let began = Instant::now();
+    // After 50, 100, 200 and 400 ms, plus a quarter at most.
+    let fifth = after(5);
+    assert!(fifth - began < Duration::from_secs(3), "{:?}", fifth - began);
+    // After 800, 1,600 and 3,200 ms, minus a quarter at most.
+    let (seventh, eighth) = (after(7), after(8));
+    assert!(eighth - seventh > Duration::from_secs(2), "{:?}", eighth - seventh);
 }
 
 /// A connection that the collector has closed is noticed before a line is written to it, which

@@ -23,4 +23,4 @@ pub mod tls;
 
 pub use self::config::{Address, Facility, SyslogConfig};
 pub use self::start::Syslog;
-pub use self::stats::SyslogStats;
+pub use self::stats::{LostAtStop, SyslogStats};

@@ -8,7 +8,7 @@ use super::config::{Address, SyslogConfig};
 use super::copies::Copies;
 use super::forwarder::Forwarder;
 use super::message::{Kind, Origin};
-use super::stats::SyslogStats;
+use super::stats::{LostAtStop, SyslogStats};
 use crate::limits::SYSLOG_STOP_TIMEOUT;
 
 /// The forwarding to all collectors. Clones share it.
@@ -33,7 +33,11 @@ impl Syslog {
             {
                 if let Some(facility) = facility {
                     let origin = Origin::of_process(&config.tag, facility, kind);
-                    forwarders.push(Forwarder::start(config.address.clone(), origin)?);
+                    forwarders.push(Forwarder::start(
+                        config.address.clone(),
+                        origin,
+                        config.backlog_bytes,
+                    )?);
                 }
             }
         }
@@ -73,13 +77,23 @@ impl Syslog {
         self.forwarders.iter().map(|forwarder| forwarder.stats()).collect()
     }
 
-    /// Sends the waiting lines, for at most [`SYSLOG_STOP_TIMEOUT`], and ends the threads. Returns
-    /// whether all of them have ended.
-    pub fn stop(&self) -> bool {
+    /// Sends the waiting lines, for at most [`SYSLOG_STOP_TIMEOUT`], and ends the threads. Returns the
+    /// lines that each collector will not get any more.
+    pub fn stop(&self) -> Vec<LostAtStop> {
         let deadline = Instant::now() + SYSLOG_STOP_TIMEOUT;
+        let before: Vec<_> =
+            self.forwarders.iter().map(|forwarder| forwarder.stats().dropped_lines).collect();
         for forwarder in self.forwarders.iter() {
             forwarder.begin_stop();
         }
-        self.forwarders.iter().all(|forwarder| forwarder.wait_stopped(deadline))
+        for forwarder in self.forwarders.iter() {
+            forwarder.wait_stopped(deadline);
+        }
+        let lost = self.forwarders.iter().zip(before).map(|(forwarder, before)| LostAtStop {
+            server: forwarder.server().to_owned(),
+            log: forwarder.log(),
+            lines: forwarder.lost_lines().saturating_sub(before),
+        });
+        lost.filter(|lost| lost.lines > 0).collect()
     }
 }

@@ -9,6 +9,8 @@ use crate::observe::metrics::counter::SharedCounter;
 /// Counters since the start, and the state of the connection.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
+    /// Lines taken out of the queue.
+    pub(super) taken: SharedCounter,
     /// Messages handed to the system.
     pub(super) sent: SharedCounter,
     /// Lines that did not fit into the queue, that no collector could take, or that were left when
@@ -38,4 +40,15 @@ pub struct SyslogStats {
     pub dropped_lines: u64,
     /// Attempts to connect or to send that failed since the start.
     pub failures: u64,
+}
+
+/// The lines that a collector did not take before the process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostAtStop {
+    /// Name of the collector.
+    pub server: String,
+    /// `log` or `audit`
+    pub log: &'static str,
+    /// Their number.
+    pub lines: u64,
 }

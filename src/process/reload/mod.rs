@@ -4,6 +4,7 @@
 //! completely, or it is refused with a list of all its mistakes and nothing changes. Members that
 //! need a restart are named.
 
+mod confined;
 mod encrypting_keys;
 mod restart;
 
@@ -152,8 +153,10 @@ impl Reloader {
             let is_own = own.iter().any(|(own, _)| own == name);
             if is_own { None } else { std::env::var_os(name) }
         };
-        let (settings, findings) =
-            settings::load(&self.started.file, false, &environment).map_err(mistakes)?;
+        let (settings, findings) = settings::load(&self.started.file, false, &environment)
+            .map_err(|findings| {
+                mistakes(confined::explain(findings, self.started.confinement.landlock.is_some()))
+            })?;
         let needs_restart = restart::members(&self.started, &settings);
         let former_settings = self.in_use.settings.load_full();
         let former_hsm = self.in_use.hsm.load_full();

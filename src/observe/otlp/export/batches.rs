@@ -1,5 +1,6 @@
 //! The bodies of requests to the collector.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use memchr::memrchr;
@@ -15,6 +16,7 @@ use super::{logs, metrics, spans};
 use crate::limits::{MAX_OTLP_BATCH, MAX_OTLP_BATCH_BYTES, OTLP_BATCH_INTERVAL};
 use crate::observe::metrics::exposition::Exposition;
 use crate::observe::otlp::lines::LogLines;
+use crate::observe::otlp::stats::{OtlpStats, Signal};
 use crate::observe::otlp::traces::WaitingCalls;
 
 /// This process, and the part of it that measures.
@@ -144,13 +146,19 @@ impl Source for Lines {
 pub(super) struct Numbers {
     collect: Box<dyn FnMut() -> Exposition + Send>,
     about: About,
+    stats: Arc<OtlpStats>,
     start_unix_nano: u64,
     has_batch: bool,
 }
 
 impl Numbers {
-    pub(super) fn new(collect: Box<dyn FnMut() -> Exposition + Send>, about: About) -> Self {
-        Self { collect, about, start_unix_nano: now_unix_nano(), has_batch: false }
+    pub(super) fn new(
+        collect: Box<dyn FnMut() -> Exposition + Send>,
+        about: About,
+        stats: &Arc<OtlpStats>,
+    ) -> Self {
+        let (stats, start_unix_nano) = (Arc::clone(stats), now_unix_nano());
+        Self { collect, about, stats, start_unix_nano, has_batch: false }
     }
 }
 
@@ -163,6 +171,7 @@ impl Source for Numbers {
         }
         let (metrics, count) =
             metrics::convert(&(self.collect)(), self.start_unix_nano, now_unix_nano());
+        self.stats.of(Signal::Metrics).accepted.add(count);
         let scope_metrics = ScopeMetrics { scope: self.about.scope(), metrics };
         let resource_metrics =
             ResourceMetrics { resource: self.about.resource(), scope_metrics: vec![scope_metrics] };

@@ -3,6 +3,7 @@
 mod batches;
 mod clock;
 mod logs;
+mod lookup;
 mod messages;
 mod metrics;
 mod spans;
@@ -67,7 +68,7 @@ pub(super) fn start(
         start(Signal::Logs, Box::new(source), OTLP_COLLECT_INTERVAL)?;
     }
     if config.has(Signal::Metrics) {
-        let source = Numbers::new(exported.metrics, about);
+        let source = Numbers::new(exported.metrics, about, stats);
         start(Signal::Metrics, Box::new(source), config.metrics_interval)?;
     }
     Ok(())

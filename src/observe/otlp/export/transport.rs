@@ -7,13 +7,15 @@ use prost::Message as _;
 use rustls::crypto::aws_lc_rs;
 use ureq::http::{HeaderMap, Response};
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Body};
 
+use super::lookup::Lookup;
 use super::messages::{ExportResponse, RpcStatus};
 use crate::limits::{MAX_OTLP_ANSWER_BYTES, MAX_OTLP_RETRY_AFTER};
 use crate::observe::otlp::config::OtlpConfig;
 use crate::observe::otlp::stats::Signal;
-use crate::observe::redaction::{Secret, shown};
+use crate::observe::redaction::{Secret, shown, shown_reason};
 
 /// The outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +45,7 @@ impl Transport {
             .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()))
             .root_certs(RootCerts::new_with_certs(&authorities.collect::<Vec<_>>()))
             .build();
-        let agent = Agent::config_builder()
+        let agent_config = Agent::config_builder()
             .tls_config(tls)
             // An answer of any status says something.
             .http_status_as_error(false)
@@ -53,8 +55,9 @@ impl Transport {
             .proxy(None)
             .user_agent(concat!("xks-proxy/", env!("CARGO_PKG_VERSION")))
             .accept("application/x-protobuf")
-            .build()
-            .new_agent();
+            .build();
+        let agent =
+            Agent::with_parts(agent_config, DefaultConnector::default(), Lookup::of_system());
         Self {
             agent,
             url: format!("{}/v1/{}", config.endpoint, signal.name()),
@@ -78,7 +81,7 @@ impl Transport {
         match request.send(body) {
             Ok(answer) => outcome(answer),
             // The address does not answer, or not in time, or its certificate is not trusted.
-            Err(error) => Outcome::Later(error.to_string(), None),
+            Err(error) => Outcome::Later(shown_reason(&error.to_string()), None),
         }
     }
 }
