@@ -43,6 +43,7 @@ fn deleted() {
             false => fs::remove_dir_all(present.parent().unwrap()).unwrap(),
         }
         wait_for_reopening(&mut proxy, &present, "deleted", "the audit log's file was deleted");
+        let deleted = deleted_file(&proxy);
         end(&mut proxy);
         let found = lines(&directory);
         let events: Vec<&str> = found.iter().map(|it| it["event"].as_str().unwrap()).collect();
@@ -59,7 +60,23 @@ fn deleted() {
         let (code, said) = verify(&directory);
         assert_eq!(code, 0, "{said}");
         assert!(lines(&directory).iter().any(|line| line["previousEnd"] == "clean"));
+        // With the copy of the deleted file, nothing is missing.
+        fs::write(directory.join("audit/audit-deleted.jsonl"), deleted).unwrap();
+        assert_eq!(lines(&directory)[0]["seq"], 0);
+        let (code, said) = verify(&directory);
+        assert!(code == 0 && !said.contains("missing"), "{said}");
     }
+}
+
+/// Returns the deleted file, which the proxy keeps open for its operator.
+fn deleted_file(proxy: &Proxy) -> Vec<u8> {
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap();
+    let is_deleted = |path: &PathBuf| {
+        let target = fs::read_link(path).unwrap_or_default();
+        target.to_string_lossy().ends_with("audit.jsonl (deleted)")
+    };
+    let found = descriptors.map(|entry| entry.unwrap().path()).find(is_deleted);
+    fs::read(found.unwrap()).unwrap()
 }
 
 /// No line is lost if the file is moved and nobody sends SIGUSR1, or if another one replaces it.

@@ -27,6 +27,9 @@ pub(super) struct Files {
     due_bytes: Option<u64>,
     retain_files: Option<usize>,
     file: File,
+    /// The last file that others deleted. It stays open, so that its lines can be copied from
+    /// `/proc/PID/fd` while the process runs.
+    deleted: Option<File>,
     bytes: u64,
     /// Hour or day of the file, counted from 1970.
     period: u64,
@@ -53,6 +56,7 @@ impl Files {
             bytes: metadata.len(),
             period: period(config.rotation, modified),
             file,
+            deleted: None,
         })
     }
 
@@ -143,7 +147,10 @@ impl Files {
 
     /// Continues in a file with this length.
     fn begin(&mut self, file: File, bytes: u64, since_1970: Duration) {
-        self.file = file;
+        let previous = std::mem::replace(&mut self.file, file);
+        if previous.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
+            self.deleted = Some(previous);
+        }
         self.bytes = bytes;
         self.period = period(self.rotation, since_1970);
         self.due_bytes = self.max_file_bytes;

@@ -428,7 +428,7 @@ impl Writer {
                 self.reopen(Some("moved"))
             }
             Fate::Deleted => {
-                tracing::error!(%file, "the audit log's file was deleted: its lines are lost; the log continues in a new file");
+                tracing::error!(%file, "the audit log's file was deleted: its lines are lost, unless they are copied from /proc/PID/fd before this process ends; the log continues in a new file");
                 // A call whose line goes to a file that nobody can read would not be audited.
                 while let Err(error) = self.files.other_file() {
                     if !self.fail(&error) {
