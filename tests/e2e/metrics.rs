@@ -250,14 +250,15 @@ fn promtool_is_content_with_the_metrics() {
 fn promtool_is_content_with_the_alerts() {
     for arguments in [
         &["check", "rules", "prometheus-alerts.yml"][..],
-        &["test", "rules", "prometheus-alerts-test.yml"],
+        &["test", "rules", "prometheus-alerts-test.yml", "prometheus-alerts-days-test.yml"],
     ] {
         let output = tools::promtool(arguments, b"");
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     }
     let rules = configuration("prometheus-alerts.yml");
-    let tests = configuration("prometheus-alerts-test.yml");
+    let tests = configuration("prometheus-alerts-test.yml")
+        + &configuration("prometheus-alerts-days-test.yml");
     let names: Vec<&str> =
         rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(names.len() >= 15, "{names:?}");

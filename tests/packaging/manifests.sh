@@ -56,7 +56,8 @@ done
 if command -v promtool >/dev/null; then
     echo 'alerts: promtool'
     promtool check rules configuration/prometheus-alerts.yml
-    promtool test rules configuration/prometheus-alerts-test.yml
+    promtool test rules configuration/prometheus-alerts-test.yml \
+        configuration/prometheus-alerts-days-test.yml
     # The rules as the operator hands them to Prometheus.
     sed -n '/^spec:$/,$ s/^  //p' packaging/kubernetes/components/monitoring/prometheusrule.yaml \
         >"$work/rules.yml"
