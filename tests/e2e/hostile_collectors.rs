@@ -273,6 +273,8 @@ fn certificates_that_are_wrong() {
         });
         let host = format!("localhost:{}", address.port());
         prepared.change_settings("otlp.endpoint", format!("https://{host}"));
+        // The certificate is to fail, and not a busy machine.
+        prepared.change_settings("otlp.timeout_milli", 20_000);
         prepared.change_settings("otlp.ca_pem", authority.clone());
         let mut syslog = toml::Table::new();
         syslog.insert("server".to_owned(), host.into());
