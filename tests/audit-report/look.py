@@ -18,7 +18,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "status-page"))
 
-from browse import Browser, views  # noqa: E402
+from browse import Browser, report, views  # noqa: E402
 
 #: Elements and attributes that load or run something, and ids that lead nowhere.
 ACTIVE = """[
@@ -59,10 +59,7 @@ def look(path, directory):
     # Only the page itself.
     complaints = [one for one in complaints if one != f"a request to {url}"]
     complaints += [f"a request to {other}" for other in others if other not in (url, "data:,")]
-    for complaint in complaints:
-        print(complaint, file=sys.stderr)
-    print(text)
-    return 1 if complaints else 0
+    return report(complaints, text)
 
 
 if __name__ == "__main__":

@@ -425,6 +425,14 @@ impl Proxy {
         self.client_of(&Store::first())
     }
 
+    /// Returns a client of the first store that signs with a secret the proxy does not have.
+    pub fn stranger(&self) -> Client {
+        self.client_of(&Store {
+            secret_access_key: "NotTheSecretAccessKeyThatTheProxyHas000000000".into(),
+            ..Store::first()
+        })
+    }
+
     /// Returns a client of `store`.
     pub fn client_of(&self, store: &Store) -> Client {
         let security = &self.prepared.table["security"];

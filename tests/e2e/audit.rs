@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, Prepared, Proxy, Setup, Store, signing, tools, xks};
+use crate::common::{Client, Prepared, Proxy, Setup, Store, tools, xks};
 
 /// A setup with an audit log in `audit/` and its key in `key`.
 pub fn audited(setup: Setup) -> Prepared {
@@ -124,12 +124,8 @@ fn each_call_has_its_line() {
     forged["authenticationTag"] = xks::base64(&[0; 16]).into();
     client.call("keys/foo/decrypt", &forged).assert_error(400, "InvalidCiphertextException");
     client.call("keys/foo/encrypt", &json!({})).assert_error(400, "ValidationException");
-    let mut stranger = proxy.client();
-    stranger.signer = signing::Signer::new(&Store {
-        secret_access_key: "NotTheSecretAccessKeyThatTheProxyHas000000000".into(),
-        ..Store::first()
-    });
-    stranger
+    proxy
+        .stranger()
         .call("keys/foo/encrypt", &xks::encrypt(b"no", None))
         .assert_error(401, "AuthenticationFailedException");
     // `/ping` is no call, so it has no line.

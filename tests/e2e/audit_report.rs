@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::audit::{audited, encrypt, end, files, lines};
 use crate::common::token::FOREIGN;
-use crate::common::{Proxy, Setup, Store, signing, tools, xks};
+use crate::common::{Proxy, Setup, Store, tools, xks};
 
 /// Runs `audit report` on all files of the log. Returns its exit code, output and error.
 pub fn report(directory: &Path, more: &[&str]) -> (i32, String, String) {
@@ -49,12 +49,8 @@ fn eventful() -> Proxy {
     client.call("keys/foo/metadata", &by_bob).ok();
     client.call("keys/none/metadata", &by_bob).assert_error(404, "KeyNotFoundException");
     client.call("health", &xks::health()).ok();
-    let mut stranger = proxy.client();
-    stranger.signer = signing::Signer::new(&Store {
-        secret_access_key: "NotTheSecretAccessKeyThatTheProxyHas000000000".into(),
-        ..Store::first()
-    });
-    stranger
+    proxy
+        .stranger()
         .call("keys/foo/encrypt", &xks::encrypt(b"no", None))
         .assert_error(401, "AuthenticationFailedException");
     proxy.signal("HUP");

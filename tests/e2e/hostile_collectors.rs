@@ -182,7 +182,7 @@ fn answers_that_are_wrong() {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
         let _ = peer.write_all(&[head.as_bytes(), body].concat());
     });
-    // What says it is compressed is not expanded: 10 bytes that begin like gzip.
+    // A body that claims to be compressed is not expanded: 10 bytes that begin like gzip.
     assert_survives_answer("compressed", true, |peer| {
         let head = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 10\r\n\r\n";
         let body = b"\x1f\x8b\x08\0\0\0\0\0\0\xff";

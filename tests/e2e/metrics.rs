@@ -74,12 +74,8 @@ fn counts_are_right() {
         .call("keys/nobody/metadata", &xks::metadata("DescribeKey"))
         .assert_error(404, "KeyNotFoundException");
     client.call("health", &xks::health()).ok();
-    let mut stranger = proxy.client();
-    stranger.signer = crate::common::signing::Signer::new(&Store {
-        secret_access_key: "NotTheSecretAccessKeyThatTheProxyHas000000000".into(),
-        ..Store::first()
-    });
-    stranger
+    proxy
+        .stranger()
         .call("keys/foo/encrypt", &xks::encrypt(b"no", None))
         .assert_error(401, "AuthenticationFailedException");
     proxy.client_of(&Store::second()).call("health", &xks::health()).ok();

@@ -177,7 +177,7 @@ fn traces() {
     assert_eq!(ids.len(), spans.len());
 }
 
-/// What is exported has the names, labels and values of the Prometheus page.
+/// The exported metrics have the names, labels and values of the Prometheus page.
 #[test]
 fn metrics() {
     let receiver = Receiver::start(&[]);

@@ -316,7 +316,7 @@ fn assert_only_copies_are_lost(server: &str, is_connected: bool) {
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     let log = proxy.log();
     let (last, reports): (Vec<_>, Vec<_>) = log.lines().filter(is_report).partition(is_last);
-    // What is lost at the end is in the log, which no collector's state holds up.
+    // The lines lost at the end are counted in the log, which no collector's state holds up.
     let [last] = last[..] else { panic!("{last:#?}\n{log}") };
     let lost = last.split_once("dropped_lines=").unwrap().1.split(' ').next().unwrap();
     assert!((1..=calls as u64 + 10).contains(&lost.parse().unwrap()), "{last}");

@@ -47,7 +47,7 @@ KEEP = 50_000  # records of each kind
 
 
 class Seen:
-    """What was received."""
+    """The requests received so far."""
 
     counts_only = False
 

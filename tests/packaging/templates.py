@@ -344,7 +344,7 @@ def check_limits(schemas):
         "ProxyNetwork": ["10.0.0.0", "0.0.0.0/0", "10.0.0.256/24", "10.0.0.0/33"],
         "TopicArn": "pager",
     }
-    # What CloudFormation's patterns cannot tell.
+    # Values that CloudFormation's patterns cannot exclude.
     of_terraform = {"ProxyNetwork": ["10.0.0.1/16"]}
     for document in documents:
         for name, parameter in document["Parameters"].items():

@@ -146,6 +146,14 @@ def views(browser, directory, prefix):
         browser.screenshot(os.path.join(directory, f"{prefix}-{name}.png"))
 
 
+def report(complaints, text):
+    """Prints the page's text, and complaints as errors. Returns the exit code."""
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    print(text)
+    return 1 if complaints else 0
+
+
 def look(url, directory):
     parts = urlsplit(url)
     origin = f"{parts.scheme}://{parts.netloc}"
@@ -167,10 +175,7 @@ def look(url, directory):
             complaints = browser.complaints(origin)
         finally:
             browser.close()
-    for complaint in complaints:
-        print(complaint, file=sys.stderr)
-    print(text)
-    return 1 if complaints else 0
+    return report(complaints, text)
 
 
 if __name__ == "__main__":

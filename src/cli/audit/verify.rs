@@ -34,7 +34,7 @@ pub struct Log {
 
 /// The outcome of a verification, for people.
 pub(super) struct Judgement {
-    /// What is known about the log, one statement each.
+    /// The facts about the log, one statement each.
     pub(super) statements: Vec<String>,
     /// The reason why the log is not good.
     pub(super) failure: Option<Failed>,

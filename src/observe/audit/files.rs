@@ -262,7 +262,7 @@ impl Files {
     }
 }
 
-/// What others have done to the current file.
+/// The fate of the current file at the hands of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     /// Nothing.

@@ -21,7 +21,7 @@ use crate::limits::{
 /// The longest part of a line that is kept.
 const MAX_LINE_BYTES: usize = 2 * MAX_ACCESS_LOG_LINE_BYTES;
 const BUFFER_BYTES: usize = 1 << 20;
-/// What compressed files begin with: gzip, Zstandard, xz, bzip2, LZ4.
+/// The first bytes of compressed files: gzip, Zstandard, xz, bzip2, LZ4.
 const COMPRESSED: [&[u8]; 5] =
     [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"BZh", b"\x04\x22\x4d\x18"];
 
@@ -34,7 +34,7 @@ pub(super) struct Input<'p> {
     /// Number of the first line; the highest one if no line was found.
     first_seq: u64,
     identity: Identity,
-    /// What a pipe has given so far, and the rest.
+    /// The bytes that a pipe has given so far, and the rest.
     pipe: Option<(Vec<u8>, BufReader<File>)>,
 }
 

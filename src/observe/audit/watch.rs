@@ -9,7 +9,7 @@ use crate::limits::{AUDIT_FILE_CHECK_INTERVAL, AUDIT_FILE_RETRY_INTERVAL};
 /// The schedule of the looks.
 pub(super) struct Watch {
     next: Instant,
-    /// What was found the last time. logrotate(8) moves a file before it sends the signal to reopen
+    /// True if the last look found a change. logrotate(8) moves a file before it sends the signal to reopen
     /// it, so only what is found twice in succession counts.
     suspected: bool,
     /// True if the present fate of the file was told.

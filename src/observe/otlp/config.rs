@@ -17,7 +17,7 @@ pub struct OtlpConfig {
     pub headers: Vec<(String, Secret<String>)>,
     /// Time allowed for one request.
     pub timeout: Duration,
-    /// What is exported, without repetition.
+    /// The exported signals, without repetition.
     pub signals: Vec<Signal>,
     /// Interval at which metrics are exported.
     pub metrics_interval: Duration,

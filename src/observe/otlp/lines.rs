@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use memchr::memchr_iter;
 use tracing::Level;
 
 use super::stats::{OtlpStats, Signal};
 use crate::limits::MAX_OTLP_LOG_BACKLOG_BYTES;
-use crate::observe::line_queue::LineQueue;
+use crate::observe::line_queue::{LineQueue, count_lines};
 
 /// Lines in the log's JSON format, for the exporter. Cheap to clone.
 #[derive(Clone)]
@@ -36,8 +35,7 @@ impl LogLines {
         let pushed = self.0.queue.push(lines);
         let dropped = lines.get(pushed.taken..).unwrap_or_default();
         if !dropped.is_empty() {
-            let count = memchr_iter(b'\n', dropped).count();
-            self.0.stats.of(Signal::Logs).overflowed.add(count as u64);
+            self.0.stats.of(Signal::Logs).overflowed.add(count_lines(dropped));
         }
     }
 
@@ -51,7 +49,7 @@ impl LogLines {
     #[cfg(feature = "otlp")]
     pub(super) fn take(&self, batch: &mut Vec<u8>) {
         self.0.queue.take(batch, Some(std::time::Duration::ZERO));
-        self.0.stats.of(Signal::Logs).accepted.add(memchr_iter(b'\n', batch).count() as u64);
+        self.0.stats.of(Signal::Logs).accepted.add(count_lines(batch));
     }
 
     /// Returns the number of lines that wait.

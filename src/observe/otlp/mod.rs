@@ -8,8 +8,8 @@
 //!  otlp-traces, otlp-logs, otlp-metrics    one thread each: encode, POST, retry, drop and count
 //! ```
 //!
-//! What the event loops use is always there. What encodes and sends is behind the cargo feature
-//! `otlp`; without it, the settings refuse the section.
+//! The event loops' side is always there. Encoding and sending are behind the cargo feature `otlp`;
+//! without it, the settings refuse the section.
 
 #![cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "used by the exporter alone"))]
 

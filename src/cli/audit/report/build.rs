@@ -21,7 +21,7 @@ pub(super) struct Findings {
     pub(super) omitted: u64,
 }
 
-/// What a report is made of.
+/// The sources of a report.
 pub(super) struct Sources<'s> {
     pub(super) period: Period,
     pub(super) summary: &'s Summary,

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::call::Outcome;
 use super::markup::escaped;
-use super::sheet::{Cell, Column, Kind, Report, Sheet, Verdict};
+use super::sheet::{Cell, Column, Fact, Kind, Report, Sheet, Verdict};
 use super::svg;
 use super::text::{OTHERS, printable, value};
 use super::time::shown;
@@ -110,14 +110,15 @@ fn contents(out: &mut String, report: &Report) {
 fn tiles(out: &mut String, report: &Report) {
     out.push_str("<dl class=\"tiles\">");
     for fact in report.facts.iter().filter(|fact| TILES.contains(&fact.id)) {
-        let _ = write!(
-            out,
-            "<div class=\"tile\"><dt>{}</dt><dd>{}</dd></div>",
-            escaped(fact.title),
-            escaped(&value(&fact.value))
-        );
+        definition(out, "<div class=\"tile\">", fact);
     }
     out.push_str("</dl>\n");
+}
+
+/// Writes a fact as an entry of a `<dl>`; `start` is the tag around it.
+fn definition(out: &mut String, start: &str, fact: &Fact) {
+    let (title, value) = (escaped(fact.title), escaped(&value(&fact.value)));
+    let _ = write!(out, "{start}<dt>{title}</dt><dd>{value}</dd></div>");
 }
 
 fn charts(out: &mut String, report: &Report) {
@@ -207,12 +208,7 @@ fn facts(out: &mut String, report: &Report) {
         "<section aria-labelledby=\"summary\"><h2 id=\"summary\">Summary</h2>\n<dl class=\"facts\">",
     );
     for fact in &report.facts {
-        let _ = write!(
-            out,
-            "<div><dt>{}</dt><dd>{}</dd></div>",
-            escaped(fact.title),
-            escaped(&value(&fact.value))
-        );
+        definition(out, "<div>", fact);
     }
     out.push_str("</dl></section>\n");
 }

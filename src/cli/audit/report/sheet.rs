@@ -121,7 +121,7 @@ pub(super) struct Fact {
 /// A finished report.
 pub(super) struct Report {
     pub(super) verdict: Verdict,
-    /// What is known about the verification, one sentence each.
+    /// The facts about the verification, one sentence each.
     pub(super) statements: Vec<String>,
     pub(super) facts: Vec<Fact>,
     pub(super) sheets: Vec<Sheet>,

@@ -97,7 +97,7 @@ fn order(columns: &[Column]) -> Vec<usize> {
 pub(super) fn value(cell: &Cell) -> String {
     match cell {
         Cell::None => NOTHING.to_owned(),
-        // What a caller names like that is neither nothing nor a sum.
+        // A name that a caller chose to look like one of these is neither nothing nor a sum.
         Cell::Text(text) if matches!(&**text, "" | NOTHING | OTHERS) => format!("\"{text}\""),
         Cell::Text(text) => printable(text),
         Cell::Number(number) => grouped(*number),

@@ -1,6 +1,8 @@
 //! Times as OTLP writes them.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+
+use crate::observe::timestamp::since_1970;
 
 /// Returns a time since 1970 in nanoseconds.
 pub(super) fn nanos(since_1970: Duration) -> u64 {
@@ -8,5 +10,5 @@ pub(super) fn nanos(since_1970: Duration) -> u64 {
 }
 
 pub(super) fn now_unix_nano() -> u64 {
-    nanos(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+    nanos(since_1970())
 }

@@ -80,7 +80,7 @@ fn resource(config: &OtlpConfig) -> Vec<(String, String)> {
     let host = rustix::system::uname();
     let own = [
         ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
-        // Each process has another one, so that counters which begin anew are told apart.
+        // Each process has another one, so that counters that start again from zero are told apart.
         ("service.instance.id", instance_id()),
         ("host.name", host.nodename().to_string_lossy().into_owned()),
         ("process.pid", std::process::id().to_string()),
