@@ -9,8 +9,8 @@ use crate::limits::{AUDIT_FILE_CHECK_INTERVAL, AUDIT_FILE_RETRY_INTERVAL};
 /// The schedule of the looks.
 pub(super) struct Watch {
     next: Instant,
-    /// True if the last look found a change. logrotate(8) moves a file before it sends the signal to reopen
-    /// it, so only what is found twice in succession counts.
+    /// True if the last look found a change. logrotate(8) moves a file before it sends the signal to
+    /// reopen it, so only a change that is found twice in succession counts.
     suspected: bool,
     /// True if the present fate of the file was told.
     is_told: bool,
