@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -93,6 +94,7 @@ class Balancer:
         self.namespace, self.work, self.checks = namespace, work, checks
         self.address = address
         self.process = None
+        self.servers, self.ping_port = {}, None
 
     def configuration(self, servers, ping_port):
         checks = self.checks
@@ -107,7 +109,7 @@ class Balancer:
 global
     maxconn 2000
     log stderr format raw local0
-    stats socket {self.work / "haproxy.sock"} mode 600
+    stats socket {self.work / "haproxy.sock"} mode 600 expose-fd listeners
 
 defaults
     mode tcp
@@ -135,39 +137,67 @@ backend replicas
 
     def start(self, servers, ping_port):
         file = self.work / "haproxy.cfg"
+        self.servers, self.ping_port = dict(servers), ping_port
         file.write_text(self.configuration(servers, ping_port))
         with open(self.work / "haproxy.txt", "ab") as output:
             self.process = subprocess.Popen(
-                [*self.namespace.prefix, "haproxy", "-db", "-f", file],
+                [*self.namespace.prefix, "haproxy", "-W", "-db", "-f", file],
                 stdout=output, stderr=output, stdin=subprocess.DEVNULL,
             )
+        self.wait_until(lambda: set(self.states().values()) == {"UP"}, "start")
+
+    def reload(self, without=()):
+        """Has a new process take over the listening sockets, with a configuration without these
+        servers. The old one keeps its connections until they end."""
+        for name in without:
+            del self.servers[name]
+        before = self.worker()
+        (self.work / "haproxy.cfg").write_text(self.configuration(self.servers, self.ping_port))
+        self.process.send_signal(signal.SIGUSR2)
+        self.wait_until(lambda: self.worker() not in (before, None), "reload")
+
+    def wait_until(self, is_it, what):
         deadline = time.monotonic() + 10
-        while set(self.states().values()) != {"UP"}:
+        while not is_it():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise Failed(f"HAProxy does not start: {self.log()[-600:]}")
+                raise Failed(f"HAProxy does not {what}: {self.log()[-600:]}")
             time.sleep(0.05)
 
     def stop(self):
         if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+            # To the master process, which ends the others.
+            self.process.terminate()
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
 
     def log(self):
         return (self.work / "haproxy.txt").read_text(errors="replace")
 
-    def states(self):
-        """Returns UP or DOWN (or MAINT, DRAIN) by server; nothing if HAProxy does not answer."""
+    def ask(self, command):
+        """Returns the answer to a command; an empty one if HAProxy does not answer."""
         said = b""
         try:
             with contextlib.closing(socket.socket(socket.AF_UNIX)) as asked:
                 asked.settimeout(2)
                 asked.connect(str(self.work / "haproxy.sock"))
-                asked.sendall(b"show stat\n")
+                asked.sendall(command + b"\n")
                 while part := asked.recv(65536):
                     said += part
         except OSError:
-            return {}
-        rows = csv.DictReader(said.decode().removeprefix("# ").splitlines())
+            return ""
+        return said.decode()
+
+    def worker(self):
+        """Returns the id of the process that has the listening sockets, None if it does not answer."""
+        found = re.search(r"^Pid: (\d+)$", self.ask(b"show info"), re.M)
+        return found and int(found[1])
+
+    def states(self):
+        """Returns UP or DOWN (or MAINT, DRAIN) by server; nothing if HAProxy does not answer."""
+        rows = csv.DictReader(self.ask(b"show stat").removeprefix("# ").splitlines())
         # "UP 1/2" is going down, "DOWN 1/2" is coming up.
         return {
             row["svname"]: row["status"].split()[0]

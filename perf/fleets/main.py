@@ -74,7 +74,7 @@ def main(description):
     options = arguments(description)
     if options.list:
         for name, trial in options.chosen.items():
-            print(f"{name:20} {trial.about} ({trial.seconds:g} s)")
+            print(f"{name:26} {trial.about} ({trial.seconds:g} s)")
         return 0
     return run_in_namespaces(options, run_all)
 
