@@ -16,6 +16,7 @@ from pathlib import Path
 from launcher.programs import Failed
 
 POLICY = Path("/usr/sbin/policy-rc.d")
+DRAINING_RULE = "http-check expect error-status L7OKC ! string draining"
 #: How a session ended, by the first letter of HAProxy's termination state.
 ENDS = {
     "C": "by the client",
@@ -65,6 +66,8 @@ class Checks:
     rise: int = 2
     timeout_seconds: float = 1
     shuts_sessions: bool = True
+    #: Whether a replica that says that it is draining keeps its open connections.
+    knows_draining: bool = True
 
     @property
     def seconds_until_out(self):
@@ -80,6 +83,8 @@ class Checks:
             "on-marked-down shutdown-sessions" if self.shuts_sessions
             else "open sessions stay when a replica is marked down"
         )
+        if self.knows_draining:
+            sessions += f", {DRAINING_RULE}"
         return (
             f"TCP mode, leastconn, send-proxy-v2, GET /readyz (inter {self.inter_seconds:g}s fall "
             f"{self.fall} rise {self.rise}, timeout check {self.timeout_seconds:g}s), {sessions}"
@@ -99,6 +104,8 @@ class Balancer:
     def configuration(self, servers, ping_port):
         checks = self.checks
         shut = "on-marked-down shutdown-sessions" if checks.shuts_sessions else ""
+        # A server that drains gets no new connections; it is not down, so its sessions are not shut.
+        draining = f"    {DRAINING_RULE}\n" if checks.knows_draining else ""
         lines = "".join(
             f"    server {name} {ip}:{port} check port {ping_port}\n"
             for name, (ip, port) in servers.items()
@@ -131,7 +138,7 @@ backend replicas
     balance leastconn
     option httpchk
     http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host localhost
-    http-check expect status 200
+{draining}    http-check expect status 200
     default-server inter {checks.inter_seconds:g}s fall {checks.fall} rise {checks.rise} send-proxy-v2 {shut}
 {lines}"""
 
@@ -196,7 +203,7 @@ backend replicas
         return found and int(found[1])
 
     def states(self):
-        """Returns UP or DOWN (or MAINT, DRAIN) by server; nothing if HAProxy does not answer."""
+        """Returns UP, NOLB (while it drains) or DOWN by server; nothing if HAProxy does not answer."""
         rows = csv.DictReader(self.ask(b"show stat").removeprefix("# ").splitlines())
         # "UP 1/2" is going down, "DOWN 1/2" is coming up.
         return {

@@ -71,7 +71,7 @@ def rotation(fleet, trouble):
         "replica": name,
         "trouble_seconds": trouble.ended - trouble.began,
         "not_ready_after": ready.first(lambda is_ready: not is_ready, trouble.began),
-        "out_after": states.first(lambda found: found.get(name) == "DOWN", trouble.began),
+        "out_after": states.first(lambda found: found.get(name) in ("DOWN", "NOLB"), trouble.began),
         "ready_after": ready.first(lambda is_ready: is_ready, trouble.ended),
         "in_after": states.first(lambda found: found.get(name) == "UP", trouble.ended),
     }
