@@ -63,6 +63,9 @@ class Fleet(Loadable):
         return self
 
     def __exit__(self, *_):
+        # Their drains are of no interest any more.
+        for replica in self.replicas:
+            replica.kill()
         self.stack.close()
 
     def namespace(self, stack, name):

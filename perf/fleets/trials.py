@@ -123,8 +123,7 @@ def kill_9(stage):
     """One replica's process is killed and restarted."""
     replica = stage.replicas[0]
     with stage.trouble(replica):
-        replica.process.kill()
-        replica.process.wait()
+        replica.kill()
         stage.wait()
         replica.start(must_be_ready=False)
 
