@@ -354,8 +354,18 @@ mod tests {
         for expected in [60, 120, 240, 480, 900, 900] {
             near(off_for(&mut rig), expected);
         }
-        rig.note(MIN_CLOCK_SAMPLES, 0);
-        rig.pass(CLOCK_SKEW_WINDOW);
+        // Slewed until it is right, and wrong again.
+        for is_ahead in [false, true] {
+            for _ in 0..1_200 {
+                let part = Duration::from_millis(500);
+                rig.wall = if is_ahead { rig.wall + part } else { rig.wall - part };
+                rig.pass(Duration::from_secs(1));
+            }
+            if !is_ahead {
+                rig.note(MIN_CLOCK_SAMPLES, 0);
+                assert!(!rig.skew.is_off());
+            }
+        }
         near(off_for(&mut rig), 60);
         near(off_for(&mut rig), 120);
         rig.note(MIN_CLOCK_SAMPLES, 600);
@@ -364,9 +374,13 @@ mod tests {
         rig.skew.set_unready_at(Duration::ZERO);
         assert!(!rig.skew.is_off());
         rig.skew.set_unready_at(Duration::from_secs(270));
-        rig.wall += Duration::from_secs(600);
-        rig.pass(Duration::from_secs(1));
-        assert!(!rig.skew.is_off());
+        assert!(rig.skew.is_off());
+        for is_right in [true, false] {
+            let step = Duration::from_secs(600);
+            rig.wall = if is_right { rig.wall - step } else { rig.wall + step };
+            rig.pass(Duration::from_secs(1));
+            assert!(!rig.skew.is_off());
+        }
         near(off_for(&mut rig), 60);
     }
 
