@@ -465,6 +465,11 @@ fn ping_and_readyz() {
         let (status, body, _) = ask("HEAD", "/readyz", is_ready, is_draining);
         assert_eq!((status, body.len()), (ready, 0));
     }
+    // Load balancers tell a process that ends from one that has failed.
+    for (is_ready, is_draining) in [(true, false), (false, false), (true, true), (false, true)] {
+        let text = String::from_utf8(ask("GET", "/readyz", is_ready, is_draining).1).unwrap();
+        assert_eq!(text.contains("draining"), is_draining, "{text}");
+    }
     let (status, body, _) = ask_with("GET", "/readyz", true, false, true);
     let text = String::from_utf8(body).unwrap();
     assert!(status == 503 && text.contains("clock"), "{text}");
