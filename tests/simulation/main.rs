@@ -1,0 +1,123 @@
+//! The protocol core in a deterministic simulation: many connections, a simulated time, an HSM that
+//! answers in any order or not at all, and reloads, shuffled from a seed and compared with a model at
+//! each step.
+//!
+//! `SIMULATION_SEED` is the seed of the first episode, `SIMULATION_STEPS` the number of steps. A
+//! failing episode is shrunk to the choices that it needs; its message has the command that repeats
+//! it, for which `SIMULATION_KEEP` lists them.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod answers;
+mod choices;
+mod compare;
+mod episode;
+mod hsm;
+mod model;
+mod requests;
+#[allow(dead_code, reason = "tests/proto uses the rest")]
+#[path = "../proto/rig/mod.rs"]
+mod rig;
+mod settings;
+#[path = "../../src/server/timer.rs"]
+mod timer;
+mod world;
+
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use choices::{Choice, Kept, choices, next_seed, shrink};
+use requests::Pool;
+use world::{SLOTS, Seen};
+
+/// Steps of a run of all tests.
+const DEFAULT_STEPS: u64 = 300_000;
+/// Seed of its first episode.
+const DEFAULT_SEED: u64 = 1;
+/// Episodes that are run to make a failing one shorter.
+const MAX_SHRINK_TRIES: usize = 3_000;
+
+thread_local! {
+    /// Message of the last panic in an episode, while they are caught.
+    static CAUGHT: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+fn pool() -> &'static Pool {
+    static POOL: OnceLock<Pool> = OnceLock::new();
+    POOL.get_or_init(Pool::new)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    variable(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: {text}")))
+}
+
+/// Runs an episode, and returns the message of its failure.
+fn outcome(seed: u64, choices: &[Choice]) -> Result<Seen, String> {
+    let run = || episode::run(pool(), seed, choices, false);
+    panic::catch_unwind(AssertUnwindSafe(run))
+        .map_err(|_| CAUGHT.take().unwrap_or_else(|| "a panic without a message".to_owned()))
+}
+
+/// Keeps the messages of panics on this thread, instead of printing each.
+fn catch_messages() {
+    let usual = panic::take_hook();
+    let test = std::thread::current().id();
+    panic::set_hook(Box::new(move |info| {
+        if std::thread::current().id() == test {
+            CAUGHT.set(Some(info.to_string()));
+        } else {
+            usual(info);
+        }
+    }));
+}
+
+/// The message for a failing episode: the choices that it needs, and how to repeat it.
+fn report(seed: u64, all: &[Choice], message: &str) -> String {
+    let kept = Kept((0..all.len()).collect());
+    let fails = |kept: &Kept| outcome(seed, &kept.of(all)).is_err();
+    let kept = shrink(&kept, all, SLOTS, MAX_SHRINK_TRIES, fails);
+    let last = outcome(seed, &kept.of(all)).err().unwrap_or_default();
+    format!(
+        "the episode with seed {seed} fails: {message}\nWith {} of its {} choices: {last}\nRepeat \
+         it, and see its steps, with:\nSIMULATION_SEED={seed} SIMULATION_KEEP={kept} cargo test \
+         --locked --test simulation -- --nocapture episodes\n",
+        kept.0.len(),
+        all.len(),
+    )
+}
+
+/// Every step of the core is the one that the model expects, whatever happens in whichever order.
+#[test]
+fn episodes() {
+    let mut seed = number("SIMULATION_SEED", DEFAULT_SEED);
+    if let Some(kept) = variable("SIMULATION_KEEP") {
+        let kept = Kept::parse(&kept).expect("a list of numbers");
+        episode::run(pool(), seed, &kept.of(&choices(seed)), true);
+        return;
+    }
+    let steps = number("SIMULATION_STEPS", DEFAULT_STEPS);
+    pool();
+    catch_messages();
+    let start = Instant::now();
+    let mut all = Seen::default();
+    while all.steps < steps {
+        let choices = choices(seed);
+        match outcome(seed, &choices) {
+            Ok(seen) => all.add(&seen),
+            Err(message) => {
+                let report = report(seed, &choices, &message);
+                let _ = panic::take_hook();
+                panic!("{report}");
+            }
+        }
+        seed = next_seed(seed);
+    }
+    let _ = panic::take_hook();
+    let secs = start.elapsed().as_secs_f64();
+    println!("{all:?}: {:.0} steps a second", all.steps as f64 / secs);
+}
