@@ -7,6 +7,7 @@ use xks_proxy::observe::metrics::labels::{CallLabel, OutcomeLabel};
 use xks_proxy::proto::{Step, Wait};
 
 use crate::answers::check_interim;
+use crate::memory;
 use crate::model::{Body, Expected, Waiting};
 use crate::requests::{MARKER_BYTES, MASK};
 use crate::settings::PREFIXES;
@@ -132,6 +133,9 @@ impl World {
         self.check_counts();
         self.check_quotas();
         self.check_metrics();
+        if self.searches_memory {
+            assert_eq!(memory::places(), 0, "places where a plaintext is left");
+        }
     }
 
     /// Every place in the quotas is free again.

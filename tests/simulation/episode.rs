@@ -10,6 +10,9 @@ use crate::hsm::{FAILURES, Hsm};
 use crate::requests::{Pool, TIMES, Template};
 use crate::world::{DRAIN_TIMEOUT, SLOTS, Seen, World};
 
+/// One seed in so many ends with a search of memory, which takes some time.
+const SEARCHED_SEEDS: u64 = 16;
+
 /// Runs the episode with `seed`, whose choices these are. Returns what it has seen.
 ///
 /// # Panics
@@ -18,6 +21,7 @@ pub fn run(pool: &'static Pool, seed: u64, choices: &[Choice], is_traced: bool) 
     let mut numbers = Numbers(!seed);
     let mut world = World::new(pool, numbers.next());
     world.is_traced = is_traced;
+    world.searches_memory = seed.is_multiple_of(SEARCHED_SEEDS);
     for (at, choice) in choices.iter().enumerate() {
         if is_traced {
             eprintln!("{at}: {}", describe(*choice));
@@ -49,6 +53,8 @@ pub fn run(pool: &'static Pool, seed: u64, choices: &[Choice], is_traced: bool) 
         }
         world.refuse_jobs();
     }
+    // What has become idle in the last turn ends with it.
+    world.pass(Duration::ZERO);
     world.check_end();
     world.seen
 }

@@ -12,6 +12,7 @@ mod choices;
 mod compare;
 mod episode;
 mod hsm;
+mod memory;
 mod model;
 mod requests;
 #[allow(dead_code, reason = "tests/proto uses the rest")]
@@ -22,10 +23,13 @@ mod settings;
 mod timer;
 mod world;
 
+use std::alloc::System;
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::OnceLock;
 use std::time::Instant;
+
+use zeroizing_alloc::ZeroAlloc;
 
 use choices::{Choice, Kept, choices, next_seed, shrink};
 use requests::Pool;
@@ -37,6 +41,10 @@ const DEFAULT_STEPS: u64 = 300_000;
 const DEFAULT_SEED: u64 = 1;
 /// Episodes that are run to make a failing one shorter.
 const MAX_SHRINK_TRIES: usize = 3_000;
+
+/// As in the program: freed memory is wiped, and what is searched is what is kept for reuse.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 thread_local! {
     /// Message of the last panic in an episode, while they are caught.
@@ -91,6 +99,15 @@ fn report(seed: u64, all: &[Choice], message: &str) -> String {
     )
 }
 
+/// The search of memory finds the marked text: not a test by itself, since others search too.
+fn the_search_finds_plaintexts() {
+    let mut kept = Vec::with_capacity(2 * requests::MARKER_BYTES);
+    requests::push_marker(&mut kept);
+    assert_eq!(memory::places(), 1, "a plaintext that is kept is found");
+    kept.fill(0);
+    assert_eq!(memory::places(), 0, "and not when it is wiped");
+}
+
 /// Every step of the core is the one that the model expects, whatever happens in whichever order.
 #[test]
 fn episodes() {
@@ -102,6 +119,7 @@ fn episodes() {
     }
     let steps = number("SIMULATION_STEPS", DEFAULT_STEPS);
     pool();
+    the_search_finds_plaintexts();
     catch_messages();
     let start = Instant::now();
     let mut all = Seen::default();

@@ -106,6 +106,8 @@ pub struct World {
     pub encryptions: BTreeMap<&'static str, u64>,
     pub seen: Seen,
     pub is_traced: bool,
+    /// At the end, memory is searched for plaintexts.
+    pub searches_memory: bool,
 }
 
 impl World {
@@ -152,6 +154,7 @@ impl World {
             encryptions: BTreeMap::new(),
             seen: Seen::default(),
             is_traced: false,
+            searches_memory: false,
         };
         world.note_limits();
         world
