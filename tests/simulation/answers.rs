@@ -11,9 +11,13 @@ use crate::model::{Answer, Body, Waiting};
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// An answer on the wire.
+#[derive(Default)]
 struct Parts<'a> {
     status: u16,
-    head: &'a [u8],
+    is_last: bool,
+    announces_keep_alive: bool,
+    is_json: bool,
+    length: Option<usize>,
     body: &'a [u8],
 }
 
@@ -22,16 +26,30 @@ fn digits(bytes: &[u8]) -> usize {
     digits.fold(0, |number, digit| number * 10 + usize::from(digit - b'0'))
 }
 
-fn has(head: &[u8], field: &str) -> bool {
-    memchr::memmem::find(head, field.as_bytes()).is_some()
-}
-
 fn parse(out: &[u8]) -> Parts<'_> {
     assert!(out.starts_with(b"HTTP/1.1 "), "an answer begins with its status");
-    let end = memchr::memmem::find(out, b"\r\n\r\n").expect("an answer's head ends") + 4;
-    let (head, body) = out.split_at(end);
-    let status = u16::try_from(digits(&head[9..])).expect("a status");
-    Parts { status, head, body }
+    let status = u16::try_from(digits(&out[9..])).expect("a status");
+    let mut parts = Parts { status, ..Parts::default() };
+    let mut rest = out;
+    loop {
+        let end = memchr::memchr(b'\n', rest).expect("an answer's head ends");
+        let (line, after) =
+            (rest[..end].strip_suffix(b"\r").expect("a line's end"), &rest[end + 1..]);
+        rest = after;
+        match line {
+            [] => break,
+            b"Connection: close" => parts.is_last = true,
+            b"Connection: keep-alive" => parts.announces_keep_alive = true,
+            b"Content-Type: application/json" => parts.is_json = true,
+            _ => {
+                if let Some(length) = line.strip_prefix(b"Content-Length: ") {
+                    parts.length = Some(digits(length));
+                }
+            }
+        }
+    }
+    parts.body = rest;
+    parts
 }
 
 /// Expected content of answers, in memory that is wiped each time.
@@ -116,19 +134,15 @@ impl Results {
     pub fn check(&self, out: &[u8], expected: &Answer) {
         let answer = parse(out);
         assert_eq!(answer.status, expected.status, "the status");
-        let is_last = has(answer.head, "\r\nConnection: close\r\n");
-        assert_eq!(is_last, expected.is_last, "whether the answer is the last");
-        let announces = has(answer.head, "\r\nConnection: keep-alive\r\n");
+        assert_eq!(answer.is_last, expected.is_last, "whether the answer is the last");
+        let announces = answer.announces_keep_alive;
         assert_eq!(announces, expected.announces_keep_alive, "whether keep-alive is announced");
-        let length = memchr::memmem::find(answer.head, b"\r\nContent-Length: ").expect("a length");
-        let length = digits(&answer.head[length + 18..]);
         if expected.is_head_method {
             assert!(answer.body.is_empty(), "an answer to HEAD has no body");
             return;
         }
-        assert_eq!(answer.body.len(), length, "the length of the body");
-        let json = has(answer.head, "\r\nContent-Type: application/json\r\n");
-        assert_eq!(json, expected.body != Body::Text, "the type of the body");
+        assert_eq!(Some(answer.body.len()), answer.length, "the length of the body");
+        assert_eq!(answer.is_json, expected.body != Body::Text, "the type of the body");
         match expected.body {
             Body::Text => {}
             Body::Health => {

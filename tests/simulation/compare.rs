@@ -150,8 +150,14 @@ impl World {
         assert!(self.shared.quotas.iter().all(|count| *count == 0));
     }
 
-    /// Each answer was counted once.
+    /// Each answer, and each encryption of a key that is still in use, was counted once.
     fn check_metrics(&self) {
+        for (name, count) in &self.encryptions {
+            let key = self.service.key_of(name).expect("keys keep their places");
+            if let Some(counted) = self.service.key_metrics(key) {
+                assert_eq!(counted.encrypts.get(), *count, "encryptions with {name}");
+            }
+        }
         let stores = PREFIXES.map(|prefix| self.metrics.store(prefix).counts());
         let [first, second] = stores;
         for (at, counts) in [first, second, self.metrics.storeless()].iter().enumerate() {

@@ -1,5 +1,6 @@
 //! One episode: choices are interpreted, then the process ends.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use xks_proxy::job::Failure;
@@ -12,6 +13,15 @@ use crate::world::{DRAIN_TIMEOUT, SLOTS, Seen, World};
 
 /// One seed in so many ends with a search of memory, which takes some time.
 const SEARCHED_SEEDS: u64 = 16;
+
+thread_local! {
+    static BEGUN: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Number of choices that the last episode of this thread has begun to carry out.
+pub fn steps_begun() -> usize {
+    BEGUN.get()
+}
 
 /// Runs the episode with `seed`, whose choices these are. Returns what it has seen.
 ///
@@ -27,6 +37,7 @@ pub fn run(pool: &'static Pool, seed: u64, choices: &[Choice], is_traced: bool) 
             eprintln!("{at}: {}", describe(*choice));
         }
         world.seen.steps += 1;
+        BEGUN.set(at + 1);
         match choice {
             Choice::Event(word) => world.event(*word),
             Choice::Drain => world.shared.snapshot.is_draining = true,
@@ -93,11 +104,11 @@ enum Event {
 impl Event {
     fn of(word: u64) -> Self {
         match byte(word, 0) {
-            0..=106 => Self::Deliver,
-            107..=142 => Self::Ask,
-            143..=175 => Self::AcceptBytes,
-            176..=213 => Self::Work,
-            214..=226 => Self::Pass,
+            0..=112 => Self::Deliver,
+            113..=135 => Self::Ask,
+            136..=168 => Self::AcceptBytes,
+            169..=206 => Self::Work,
+            207..=226 => Self::Pass,
             227..=234 => Self::Fail,
             235 => Self::Repeat,
             236 => Self::Forget,
@@ -210,14 +221,14 @@ impl World {
             let is_ping = byte(word, 2) < 8;
             self.open(slot, if is_ping { Listener::Ping } else { Listener::Api });
         }
-        if !self.has_input(slot) {
+        if !self.has_input(slot) && byte(word, 2) < 128 {
             return self.ask_some(slot, word.rotate_right(13));
         }
         let few = usize::from(byte(word, 4));
         let count = match byte(word, 3) {
-            0..=139 => usize::MAX,
-            140..=199 => 4 * few + 1,
-            200..=239 => few / 8 + 1,
+            0..=69 => usize::MAX,
+            70..=189 => 4 * few + 1,
+            190..=239 => few / 8 + 1,
             _ => 1,
         };
         self.deliver(slot, count);

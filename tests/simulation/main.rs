@@ -4,7 +4,8 @@
 //!
 //! `SIMULATION_SEED` is the seed of the first episode, `SIMULATION_STEPS` the number of steps. A
 //! failing episode is shrunk to the choices that it needs; its message has the command that repeats
-//! it, for which `SIMULATION_KEEP` lists them.
+//! it, for which `SIMULATION_KEEP` lists them. `SIMULATION_SHRINK` is the number of steps that
+//! shrinking may take.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod answers;
@@ -39,8 +40,8 @@ use world::{SLOTS, Seen};
 const DEFAULT_STEPS: u64 = 300_000;
 /// Seed of its first episode.
 const DEFAULT_SEED: u64 = 1;
-/// Episodes that are run to make a failing one shorter.
-const MAX_SHRINK_TRIES: usize = 3_000;
+/// Steps that are spent to make a failing episode shorter.
+const DEFAULT_SHRINK_STEPS: u64 = 500_000;
 
 /// As in the program: freed memory is wiped, and what is searched is what is kept for reuse.
 #[global_allocator]
@@ -86,9 +87,12 @@ fn catch_messages() {
 
 /// The message for a failing episode: the choices that it needs, and how to repeat it.
 fn report(seed: u64, all: &[Choice], message: &str) -> String {
-    let kept = Kept((0..all.len()).collect());
+    let budget = number("SIMULATION_SHRINK", DEFAULT_SHRINK_STEPS);
+    let budget = usize::try_from(budget).unwrap_or(usize::MAX);
+    // Nothing after the step that failed is needed.
+    let kept = Kept((0..all.len().min(episode::steps_begun())).collect());
     let fails = |kept: &Kept| outcome(seed, &kept.of(all)).is_err();
-    let kept = shrink(&kept, all, SLOTS, MAX_SHRINK_TRIES, fails);
+    let kept = shrink(&kept, all, SLOTS, budget, fails);
     let last = outcome(seed, &kept.of(all)).err().unwrap_or_default();
     format!(
         "the episode with seed {seed} fails: {message}\nWith {} of its {} choices: {last}\nRepeat \

@@ -116,6 +116,14 @@ impl Settings {
         self.max_plaintext + self.max_aad + BODY_OVERHEAD_BYTES
     }
 
+    /// Whether a store names the key of this name in the HSM.
+    pub fn names(&self, key: &str) -> bool {
+        let names = |store: &Store| {
+            store.key_ids.contains(&key) || (store.encrypt_with.is_some() && key.starts_with("v-"))
+        };
+        self.stores.iter().flatten().any(names)
+    }
+
     /// The form that the protocol core takes.
     pub fn service(&self, former: Option<&ServiceConfig>, metrics: &Metrics) -> Arc<ServiceConfig> {
         let options = ServiceOptions {

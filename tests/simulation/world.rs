@@ -400,8 +400,10 @@ impl World {
             }
             (label, Some(number)) => {
                 self.results.expect(waiting, number);
-                if label == CallLabel::Encrypt {
-                    *self.encryptions.entry(waiting.key.name()).or_default() += 1;
+                let key = waiting.key.name();
+                // A key that no store names any longer is not counted.
+                if label == CallLabel::Encrypt && self.shared.settings.names(key) {
+                    *self.encryptions.entry(key).or_default() += 1;
                 }
                 peer.model.succeed(&mut self.shared)
             }
