@@ -53,7 +53,7 @@ impl World {
     fn check_step(&mut self, expected: Expected, step: &Step) {
         let out = &self.state.out;
         assert!(out.len() <= self.max_out, "an answer is larger than its limit");
-        if self.is_traced {
+        if self.options.is_traced {
             eprintln!("    {expected:?}, {} bytes", out.len());
         }
         match (expected, step) {
@@ -133,7 +133,7 @@ impl World {
         self.check_counts();
         self.check_quotas();
         self.check_metrics();
-        if self.searches_memory {
+        if self.options.searches_memory {
             assert_eq!(memory::places(), 0, "places where a plaintext is left");
         }
     }

@@ -9,10 +9,7 @@ use xks_proxy::proto::Listener;
 use crate::choices::{Choice, Numbers, byte};
 use crate::hsm::{FAILURES, Hsm};
 use crate::requests::{Pool, TIMES, Template};
-use crate::world::{DRAIN_TIMEOUT, SLOTS, Seen, World};
-
-/// One seed in so many ends with a search of memory, which takes some time.
-const SEARCHED_SEEDS: u64 = 16;
+use crate::world::{DRAIN_TIMEOUT, Options, SLOTS, Seen, World};
 
 thread_local! {
     static BEGUN: Cell<usize> = const { Cell::new(0) };
@@ -27,13 +24,12 @@ pub fn steps_begun() -> usize {
 ///
 /// # Panics
 /// The core does not do what the model expects.
-pub fn run(pool: &'static Pool, seed: u64, choices: &[Choice], is_traced: bool) -> Seen {
+pub fn run(pool: &'static Pool, seed: u64, choices: &[Choice], options: Options) -> Seen {
     let mut numbers = Numbers(!seed);
     let mut world = World::new(pool, numbers.next());
-    world.is_traced = is_traced;
-    world.searches_memory = seed.is_multiple_of(SEARCHED_SEEDS);
+    world.options = options;
     for (at, choice) in choices.iter().enumerate() {
-        if is_traced {
+        if options.is_traced {
             eprintln!("{at}: {}", describe(*choice));
         }
         world.seen.steps += 1;
@@ -167,10 +163,12 @@ impl World {
             }
             Event::Health => {
                 let snapshot = &mut self.shared.snapshot;
-                snapshot.is_ready = byte(word, 3) % 4 > 0;
-                snapshot.is_clock_off = byte(word, 4) % 4 == 0;
+                snapshot.is_ready = !byte(word, 3).is_multiple_of(4);
+                snapshot.is_clock_off = byte(word, 4).is_multiple_of(4);
             }
-            Event::Congestion => self.shared.snapshot.is_congested = byte(word, 3) % 4 == 0,
+            Event::Congestion => {
+                self.shared.snapshot.is_congested = byte(word, 3).is_multiple_of(4)
+            }
             Event::Reload => self.reload(word.swap_bytes().wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             Event::SlowDown => {
                 if let Some(peer) = &mut self.peers[slot] {

@@ -6,7 +6,7 @@
 //! failing episode is shrunk to the choices that it needs; its message has the command that repeats
 //! it, for which `SIMULATION_KEEP` lists them. `SIMULATION_SHRINK` is the number of steps that
 //! shrinking may take.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![expect(clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod answers;
 mod choices;
@@ -34,12 +34,14 @@ use zeroizing_alloc::ZeroAlloc;
 
 use choices::{Choice, Kept, choices, next_seed, shrink};
 use requests::Pool;
-use world::{SLOTS, Seen};
+use world::{Options, SLOTS, Seen};
 
 /// Steps of a run of all tests.
 const DEFAULT_STEPS: u64 = 300_000;
 /// Seed of its first episode.
 const DEFAULT_SEED: u64 = 1;
+/// Episodes for each that ends with a search of memory.
+const EPISODES_PER_SEARCH: u64 = 16;
 /// Steps that are spent to make a failing episode shorter.
 const DEFAULT_SHRINK_STEPS: u64 = 500_000;
 
@@ -66,8 +68,8 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 /// Runs an episode, and returns the message of its failure.
-fn outcome(seed: u64, choices: &[Choice]) -> Result<Seen, String> {
-    let run = || episode::run(pool(), seed, choices, false);
+fn outcome(seed: u64, choices: &[Choice], options: Options) -> Result<Seen, String> {
+    let run = || episode::run(pool(), seed, choices, options);
     panic::catch_unwind(AssertUnwindSafe(run))
         .map_err(|_| CAUGHT.take().unwrap_or_else(|| "a panic without a message".to_owned()))
 }
@@ -86,14 +88,14 @@ fn catch_messages() {
 }
 
 /// The message for a failing episode: the choices that it needs, and how to repeat it.
-fn report(seed: u64, all: &[Choice], message: &str) -> String {
+fn report(seed: u64, all: &[Choice], options: Options, message: &str) -> String {
     let budget = number("SIMULATION_SHRINK", DEFAULT_SHRINK_STEPS);
     let budget = usize::try_from(budget).unwrap_or(usize::MAX);
     // Nothing after the step that failed is needed.
     let kept = Kept((0..all.len().min(episode::steps_begun())).collect());
-    let fails = |kept: &Kept| outcome(seed, &kept.of(all)).is_err();
+    let fails = |kept: &Kept| outcome(seed, &kept.of(all), options).is_err();
     let kept = shrink(&kept, all, SLOTS, budget, fails);
-    let last = outcome(seed, &kept.of(all)).err().unwrap_or_default();
+    let last = outcome(seed, &kept.of(all), options).err().unwrap_or_default();
     format!(
         "the episode with seed {seed} fails: {message}\nWith {} of its {} choices: {last}\nRepeat \
          it, and see its steps, with:\nSIMULATION_SEED={seed} SIMULATION_KEEP={kept} cargo test \
@@ -118,7 +120,8 @@ fn episodes() {
     let mut seed = number("SIMULATION_SEED", DEFAULT_SEED);
     if let Some(kept) = variable("SIMULATION_KEEP") {
         let kept = Kept::parse(&kept).expect("a list of numbers");
-        episode::run(pool(), seed, &kept.of(&choices(seed)), true);
+        let options = Options { is_traced: true, searches_memory: true };
+        episode::run(pool(), seed, &kept.of(&choices(seed)), options);
         return;
     }
     let steps = number("SIMULATION_STEPS", DEFAULT_STEPS);
@@ -127,12 +130,17 @@ fn episodes() {
     catch_messages();
     let start = Instant::now();
     let mut all = Seen::default();
-    while all.steps < steps {
+    for episode in 0.. {
+        if all.steps >= steps {
+            break;
+        }
         let choices = choices(seed);
-        match outcome(seed, &choices) {
+        let searches_memory = episode % EPISODES_PER_SEARCH == 0;
+        let options = Options { searches_memory, ..Options::default() };
+        match outcome(seed, &choices, options) {
             Ok(seen) => all.add(&seen),
             Err(message) => {
-                let report = report(seed, &choices, &message);
+                let report = report(seed, &choices, options, &message);
                 let _ = panic::take_hook();
                 panic!("{report}");
             }

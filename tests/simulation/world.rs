@@ -76,6 +76,15 @@ impl Seen {
     }
 }
 
+/// What an episode does besides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Each step is printed.
+    pub is_traced: bool,
+    /// At the end, memory is searched for plaintexts, which takes some time.
+    pub searches_memory: bool,
+}
+
 /// One event loop in a simulated process.
 pub struct World {
     pub pool: &'static Pool,
@@ -105,9 +114,7 @@ pub struct World {
     /// Successful encryptions by the key's name.
     pub encryptions: BTreeMap<&'static str, u64>,
     pub seen: Seen,
-    pub is_traced: bool,
-    /// At the end, memory is searched for plaintexts.
-    pub searches_memory: bool,
+    pub options: Options,
 }
 
 impl World {
@@ -153,8 +160,7 @@ impl World {
             held: 0,
             encryptions: BTreeMap::new(),
             seen: Seen::default(),
-            is_traced: false,
-            searches_memory: false,
+            options: Options::default(),
         };
         world.note_limits();
         world
@@ -280,7 +286,7 @@ impl World {
         let Some(peer) = &mut self.peers[slot] else { return };
         let is_over = peer.script.back().is_some_and(|last| last.ends_input());
         if !is_over && !peer.is_eof && peer.script.len() < MAX_SCRIPT {
-            if self.is_traced {
+            if self.options.is_traced {
                 eprintln!("    {}", template.name);
             }
             peer.script.push_back(template);
