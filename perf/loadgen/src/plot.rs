@@ -44,9 +44,12 @@ pub fn over_time(runs: &[Results], title: &str) -> String {
 pub fn goodput(runs: &[Results], title: &str) -> String {
     let x = Axis { title: "seconds", scale: Scale::Linear, ticks: Vec::new() };
     let y = Axis { title: "requests a second", ..x.clone() };
-    let mut all =
-        curves(runs, " within 250 ms", false, |run| each_second(&run.over_time, |point| point.ok_in_250_ms));
-    all.append(&mut curves(runs, " refused", true, |run| each_second(&run.over_time, |point| point.refused)));
+    let mut all = curves(runs, " within 250 ms", false, |run| {
+        each_second(&run.over_time, |point| point.ok_in_250_ms)
+    });
+    all.append(&mut curves(runs, " refused", true, |run| {
+        each_second(&run.over_time, |point| point.refused)
+    }));
     let mut offered = curves(runs, " offered", false, offered);
     offered.iter_mut().for_each(|curve| curve.is_dashed = true);
     all.append(&mut offered);
