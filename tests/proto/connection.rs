@@ -509,5 +509,6 @@ fn memory_is_wiped_when_it_goes_back() {
     rig.send(&call(&format!("keys/{KEY}/metadata"), &json!({"requestMetadata": metadata()})));
     let job = rig.jobs.pop_front().unwrap();
     assert!(job.request.input.is_empty(), "a pooled request comes empty");
+    assert!(job.request.aad.as_slice().is_empty(), "and without the AAD of the former one");
     assert!(!rig.answers.windows(8).any(|window| window == &b64(secret).as_bytes()[..8]));
 }
