@@ -2,15 +2,14 @@
 //! consecutive faults or a failed health check, and closed by a successful one. It also keeps a
 //! record of recent outcomes.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use crate::limits::{
     HALF_OPEN_SUCCESSES, MAX_EXPIRED_IN_A_ROW, MAX_FAULTS_IN_A_ROW, MIN_DEGRADED_FAULTS,
     RECENT_FAULTS, RECENT_TRAFFIC, TOKEN_FAULT_WINDOW,
 };
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The circuit breaker of one token.
 pub struct CircuitBreaker {

@@ -1,7 +1,6 @@
 //! All tokens of the HSM side, and the queueing and moving of jobs between them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -17,6 +16,8 @@ use super::token_set::TokenSet;
 use super::witness::Witnesses;
 use crate::job::{CompletionQueue, Failure, FleetHealth, Job};
 use crate::limits::MAX_TOKENS;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::clock;
 
 /// The tokens, and the state that they share.
 pub struct Fleet {
@@ -64,7 +65,7 @@ impl Fleet {
             hedge_budget: HedgeBudget::new(hedging.budget_percent),
             witnesses,
             number,
-            start: Instant::now(),
+            start: clock::now(),
             health: ArcSwap::default(),
             monitor_signal: Signal::default(),
             is_stopping: AtomicBool::new(false),
@@ -85,7 +86,7 @@ impl Fleet {
         if jobs.is_empty() {
             return;
         }
-        let now = Instant::now();
+        let now = clock::now();
         let is_stopping = self.is_stopping();
         self.hedge_budget.earn(jobs.len());
         // Each token is inspected once for the whole batch.
@@ -164,7 +165,7 @@ impl Fleet {
 
     /// Moves all jobs of a token that is out of service to other tokens, or answers them.
     pub fn evacuate(&self, token: &Token) {
-        for mut queued in token.drain_unexpired(Instant::now()) {
+        for mut queued in token.drain_unexpired(clock::now()) {
             queued.tried.insert(token.index);
             if let Err(queued) = self.reassign(token, queued) {
                 self.inboxes.send(queued.complete(Err(Failure::NoToken), Some(token.index), 0));

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::backend::KeyUse;
 use super::outbox::Outbox;
 use super::queued::{Queued, key_use};
@@ -12,6 +10,7 @@ use super::race::Race;
 use super::token_set::TokenSet;
 use super::worker_pool::WorkerState;
 use crate::job::{ReplyTo, Request};
+use crate::sync::{Mutex, clock};
 
 /// A thread's current call, if any.
 #[derive(Default)]
@@ -149,7 +148,7 @@ impl InFlightCall {
         {
             running.job = key.map(|key| JobCall { key: Some(key), time: None });
             if let Some(max) = max {
-                running.until = Instant::now() + max;
+                running.until = clock::now() + max;
             }
         }
     }

@@ -6,13 +6,12 @@
 //! holds up only its own job, and no job waits behind another while a session is free.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
-
-use parking_lot::Mutex;
 
 use super::queued::Queued;
 use crate::job::Job;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// The queue of one token.
 pub struct Queue {

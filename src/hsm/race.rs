@@ -1,8 +1,7 @@
 //! Concurrent attempts at one request: the first answer wins.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-
 use crate::job::{Failure, Success};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// State shared by the attempts at one request, once there are several.
 #[derive(Debug)]

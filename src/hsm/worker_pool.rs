@@ -1,13 +1,12 @@
 //! The workers of a token: which of them run, which are idle, and how many there may be.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::Thread;
-
-use parking_lot::Mutex;
 
 use super::queue::Queue;
 use crate::limits::MAX_ABANDONED_PER_TOKEN;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::thread::{self, Thread};
 
 /// A means by which a thread sleeps until it is woken.
 pub struct Parker {
@@ -19,7 +18,7 @@ impl Parker {
     /// Creates the calling thread's parker.
     #[must_use]
     pub fn current() -> Arc<Self> {
-        Arc::new(Self { thread: std::thread::current(), is_awake: AtomicBool::new(false) })
+        Arc::new(Self { thread: thread::current(), is_awake: AtomicBool::new(false) })
     }
 
     fn wake(&self) {
@@ -29,7 +28,7 @@ impl Parker {
 
     fn sleep(&self) {
         while !self.is_awake.swap(false, Ordering::Acquire) {
-            std::thread::park();
+            thread::park();
         }
     }
 }
