@@ -99,9 +99,11 @@ impl CircuitBreaker {
         if self.expired_in_a_row.load(Ordering::Relaxed) != 0 {
             self.expired_in_a_row.store(0, Ordering::Relaxed);
         }
-        let left = self.half_open_successes.load(Ordering::Relaxed);
-        if left > 0 {
-            self.half_open_successes.store(left - 1, Ordering::Relaxed);
+        if self.is_half_open() {
+            // Not a store: the breaker may have been opened and closed again in the meantime.
+            let left = &self.half_open_successes;
+            let less = |left: u32| left.checked_sub(1);
+            let _ = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
         is_first
     }

@@ -136,11 +136,7 @@ impl Hsm {
         while fleet.threads.load(Ordering::Acquire) > 0 && clock::now() < end {
             fleet.progress.wait_until(end);
         }
-        for token in &fleet.tokens {
-            for queued in token.drain() {
-                fleet.inboxes.send(queued.complete(Err(Failure::NoToken), None, 0));
-            }
-        }
+        fleet.stop_serving();
         let is_done = fleet.threads.load(Ordering::Acquire) == 0;
         self.close_backends(end) && is_done
     }

@@ -112,6 +112,14 @@ pub enum Inspection {
     NowAbandoned(WorkerState, Option<JobCall>),
 }
 
+fn worker_state(is_running: bool, is_stalled: bool) -> WorkerState {
+    match (is_running, is_stalled) {
+        (false, _) => WorkerState::NotRunning,
+        (true, false) => WorkerState::Running,
+        (true, true) => WorkerState::Stalled,
+    }
+}
+
 impl InFlightCall {
     /// Records the start of a call that is not for a job. `is_running` is true if the thread is one
     /// of the token's running workers.
@@ -183,11 +191,7 @@ impl InFlightCall {
             Call::Abandoned(_) => Inspection::Busy,
             Call::Running(Running { until, is_running, is_stalled, job, .. }) if now >= *until => {
                 let job = *job;
-                let state = match (*is_running, *is_stalled) {
-                    (false, _) => WorkerState::NotRunning,
-                    (true, false) => WorkerState::Running,
-                    (true, true) => WorkerState::Stalled,
-                };
+                let state = worker_state(*is_running, *is_stalled);
                 *call = Call::Abandoned(job.and_then(|job| job.key));
                 Inspection::NowAbandoned(state, job)
             }
@@ -199,6 +203,19 @@ impl InFlightCall {
             }
             Call::Running(_) => Inspection::Busy,
         }
+    }
+
+    /// Writes off the call of a thread that ends by a panic. Returns the state that its worker was
+    /// in, unless the monitor has written the call off.
+    pub fn write_off(&self) -> Option<WorkerState> {
+        let mut call = self.call.lock();
+        let state = match &*call {
+            Call::Abandoned(_) => return None,
+            Call::Running(running) => worker_state(running.is_running, running.is_stalled),
+            Call::None => WorkerState::Running,
+        };
+        *call = Call::Abandoned(None);
+        Some(state)
     }
 
     /// Hedges a call that takes longer than `after`, once. `hedge` receives the attempt and the

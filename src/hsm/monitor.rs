@@ -76,7 +76,7 @@ fn is_over(fleet: &Fleet) -> bool {
 }
 
 /// Inspects one token. Returns whether the token has work.
-fn inspect_token(
+pub fn inspect_token(
     fleet: &Arc<Fleet>,
     index: usize,
     now: Instant,
@@ -277,7 +277,7 @@ fn start_checker(fleet: &Arc<Fleet>, index: usize, call: Arc<InFlightCall>) -> s
     })
 }
 
-fn start_worker(fleet: &Arc<Fleet>, index: usize) -> std::io::Result<()> {
+pub fn start_worker(fleet: &Arc<Fleet>, index: usize) -> std::io::Result<()> {
     let call = Arc::new(InFlightCall::default());
     fleet.tokens[index].calls.lock().push(Arc::clone(&call));
     spawn(fleet, format!("hsm-{index}"), move |fleet| {
@@ -285,13 +285,12 @@ fn start_worker(fleet: &Arc<Fleet>, index: usize) -> std::io::Result<()> {
         let run = || worker::run(fleet, token, &call);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             tracing::error!("an HSM session panicked");
-            // Handled like a hang, except that the thread has already ended.
-            let now = clock::now();
-            call.begin(now, now, true);
-            if let Inspection::NowAbandoned(was, _) = call.inspect(now, Duration::MAX) {
+            // Handled like a hang, except that the thread has already ended. The monitor may have
+            // written it off before.
+            if let Some(was) = call.write_off() {
                 token.pool.abandon(was);
-                token.pool.abandoned_returned();
             }
+            token.pool.abandoned_returned();
         }
     })
 }

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use super::queued::Queued;
 use crate::job::Job;
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Mutex, thread};
 
 /// The queue of one token.
 pub struct Queue {
@@ -115,6 +115,9 @@ impl Queue {
                 return Some(queued);
             }
         }
+        // A job is counted before it is pushed, and until after it is taken. The thread that does so
+        // may need this core.
+        thread::yield_now();
         None
     }
 

@@ -46,8 +46,9 @@ struct Inner {
     idle: Vec<Arc<Parker>>,
     /// Workers with a session that are awake and not stalled.
     running: usize,
-    /// Workers in a call that takes long, so that others may run in their place.
-    stalled: usize,
+    /// Workers in a call that takes long, so that others may run in their place. Briefly negative if
+    /// a call returns before it is counted.
+    stalled: isize,
     /// Threads that are not abandoned: running, stalled, idle, or about to open a session.
     workers: usize,
     /// Threads stuck in a call. Briefly negative if one returns before it is counted.
@@ -62,6 +63,10 @@ struct Inner {
 }
 
 impl Inner {
+    fn stalled(&self) -> usize {
+        usize::try_from(self.stalled).unwrap_or(0)
+    }
+
     /// Returns how many workers may be added.
     fn free_slots(&self) -> usize {
         let max_abandoned = isize::try_from(MAX_ABANDONED_PER_TOKEN).unwrap_or(isize::MAX);
@@ -72,7 +77,7 @@ impl Inner {
             // If no worker is left, one is needed for the remaining jobs.
             return usize::from(self.workers == 0);
         }
-        (self.limit + self.stalled).min(self.max_workers + self.extra).saturating_sub(self.workers)
+        (self.limit + self.stalled()).min(self.max_workers + self.extra).saturating_sub(self.workers)
     }
 }
 
@@ -149,13 +154,22 @@ impl WorkerPool {
         let inner = self.inner.lock();
         WorkerCounts {
             running: inner.running,
-            stalled: inner.stalled,
+            stalled: inner.stalled(),
             idle: inner.idle.len(),
             workers: inner.workers,
             abandoned: usize::try_from(inner.abandoned).unwrap_or(0),
             limit: inner.limit,
             free_slots: inner.free_slots(),
         }
+    }
+
+    /// Returns the numbers of stalled and abandoned workers, which other threads see below zero if a
+    /// call returns before it is counted.
+    #[cfg(all(test, feature = "models"))]
+    #[must_use]
+    pub fn signed_counts(&self) -> (isize, isize) {
+        let inner = self.inner.lock();
+        (inner.stalled, inner.abandoned)
     }
 
     /// Returns whether there is a worker, or one may be added.
@@ -191,7 +205,7 @@ impl WorkerPool {
     pub fn grow(&self, waiting: usize) -> usize {
         let mut inner = self.inner.lock();
         // Idle workers, and those about to open a session.
-        let available = inner.workers.saturating_sub(inner.running + inner.stalled);
+        let available = inner.workers.saturating_sub(inner.running + inner.stalled());
         let wanted = match waiting.saturating_sub(available) {
             0 if inner.workers == 0 && !inner.is_closed => 1,
             wanted => wanted,
@@ -269,7 +283,7 @@ impl WorkerPool {
     pub fn mark_resumed(&self) {
         let mut inner = self.inner.lock();
         inner.running += 1;
-        inner.stalled = inner.stalled.saturating_sub(1);
+        inner.stalled -= 1;
         self.publish(&inner);
     }
 
@@ -278,7 +292,7 @@ impl WorkerPool {
         let mut inner = self.inner.lock();
         match was {
             WorkerState::Running => inner.running = inner.running.saturating_sub(1),
-            WorkerState::Stalled => inner.stalled = inner.stalled.saturating_sub(1),
+            WorkerState::Stalled => inner.stalled -= 1,
             WorkerState::NotRunning => {}
         }
         inner.workers = inner.workers.saturating_sub(1);

@@ -233,12 +233,13 @@ pub mod clock {
         }
     }
 
-    /// Moves the clock to the next end of a wait, if there is one.
-    pub fn advance_to_next() {
+    /// Moves the clock to the next end of a wait, if one ends within `max`.
+    pub fn advance_to_next(max: Duration) {
         switch();
         let next = WAITERS.with_borrow(|all| all.iter().filter_map(|waiter| waiter.end).min());
-        if let Some(next) = next {
-            advance(next.saturating_duration_since(now()));
+        let time = next.map(|next| next.saturating_duration_since(now()));
+        if let Some(time) = time.filter(|time| *time <= max) {
+            advance(time);
         }
     }
 
