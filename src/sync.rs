@@ -6,6 +6,9 @@
 //! shuttle, which runs all threads of a scenario in one, chooses at each operation which of them
 //! goes on, and can repeat any order of events that it has found to fail.
 
+#[cfg(all(test, feature = "models"))]
+#[expect(clippy::unwrap_used, reason = "tests")]
+pub(crate) mod check;
 #[cfg(feature = "models")]
 mod model;
 #[cfg(not(feature = "models"))]

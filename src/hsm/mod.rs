@@ -31,7 +31,7 @@ pub mod key_search;
 pub mod latency;
 #[cfg(all(test, feature = "models"))]
 #[expect(clippy::unwrap_used, reason = "tests")]
-mod models;
+pub(crate) mod models;
 mod monitor;
 mod monitored_session;
 mod outbox;

@@ -77,7 +77,9 @@ impl Inner {
             // If no worker is left, one is needed for the remaining jobs.
             return usize::from(self.workers == 0);
         }
-        (self.limit + self.stalled()).min(self.max_workers + self.extra).saturating_sub(self.workers)
+        (self.limit + self.stalled())
+            .min(self.max_workers + self.extra)
+            .saturating_sub(self.workers)
     }
 }
 

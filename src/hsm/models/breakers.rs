@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::check::check;
 use super::rig::{Rig, assert_good};
 use super::token::ModelToken;
 use crate::hsm::circuit_breaker::CircuitBreaker;
 use crate::limits::{HALF_OPEN_SUCCESSES, MAX_FAULTS_IN_A_ROW};
+use crate::sync::check::check;
 use crate::sync::{clock, thread};
 
 fn returned() -> Arc<CircuitBreaker> {

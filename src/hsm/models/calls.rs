@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::check::check;
 use super::rig::{Answer, REQUEST, Rig, assert_good};
 use super::token::ModelToken;
 use crate::limits::{MAX_HANG, MIN_STALL};
+use crate::sync::check::check;
 use crate::sync::{clock, thread};
 
 /// Returns a token whose first call waits at the gate.

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use super::check::check;
 use super::rig::LONG;
 use crate::hsm::deferred::Deferred;
 use crate::hsm::hedge_budget::HedgeBudget;
@@ -13,6 +12,7 @@ use crate::hsm::signal::Signal;
 use crate::job::{Completion, CompletionQueue, Failure, Job, ReplyTo, Request, Success};
 use crate::limits::MAX_HEDGE_BURST;
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::check::check;
 use crate::sync::{clock, thread};
 
 fn reply_to(serial: u64) -> ReplyTo {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::check::check;
 use super::rig::{Rig, assert_good};
 use super::token::ModelToken;
 use crate::hsm::backend::{Blame, Evidence, Fault};
 use crate::job::Failure;
 use crate::limits::KEY_FAULT_SPAN;
+use crate::sync::check::check;
 use crate::sync::{clock, thread};
 
 const fn fault(blame: Blame) -> Fault {

@@ -1,10 +1,14 @@
 //! Jobs from event loops to workers and back, with nothing that fails.
 
-use super::check::check;
-use super::rig::{Rig, assert_good, while_time_passes};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::rig::{LONG, Rig, assert_good};
 use super::token::ModelToken;
 use crate::hsm::monitor;
-use crate::sync::thread;
+use crate::limits::MAX_MAINTENANCE_CALL;
+use crate::sync::check::check;
+use crate::sync::{clock, thread};
 
 /// Several event loops and several workers: each job is answered once, to whom it is from.
 #[test]
@@ -79,21 +83,24 @@ fn sessions_open_on_demand() {
 fn a_health_checker_is_replaced() {
     check(150, || {
         let token = ModelToken::good();
-        token.health_check_hangs.store(true, std::sync::atomic::Ordering::Relaxed);
+        token.health_check_hangs.store(true, Ordering::Relaxed);
         let rig = Rig::new(&[(&token, 1)], 1);
         monitor::start(rig.fleet()).unwrap();
         token.gate.wait_for(1);
-        token.health_check_hangs.store(false, std::sync::atomic::Ordering::Relaxed);
-        let mut caller = rig.caller(0);
-        while_time_passes(|| {
-            while token.checks() == 0 {
-                thread::yield_now();
-            }
+        token.health_check_hangs.store(false, Ordering::Relaxed);
+        clock::advance(2 * MAX_MAINTENANCE_CALL);
+        while token.checks() == 0 {
+            rig.fleet().progress.wait_until(clock::now() + LONG);
+        }
+        let opener = thread::spawn({
+            let token = Arc::clone(&token);
+            move || token.gate.open()
         });
-        token.gate.open();
+        let mut caller = rig.caller(0);
         caller.submit(&[1]);
-        while_time_passes(|| caller.wait());
+        caller.wait();
+        opener.join().unwrap();
         rig.stop();
-        caller.finish();
+        assert_good(&caller.finish());
     });
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::check::check;
 use super::rig::{REQUEST, Rig, assert_good};
 use super::token::ModelToken;
 use crate::hsm::backend::{Blame, Fault};
 use crate::job::Failure;
 use crate::limits::MAX_HANG;
+use crate::sync::check::check;
 use crate::sync::{clock, thread};
 
 /// Time after which the rig's monitor hedges.

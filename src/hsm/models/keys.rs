@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::check::check;
 use super::rig::KEY;
 use crate::hsm::key_breaker::{Admission, KeyBreakers};
 use crate::hsm::key_hangs::KeyHangs;
 use crate::job::Failure;
 use crate::limits::{KEY_FAULT_EXPIRY, KEY_FAULT_SPAN, MAX_OVERDUE_CALLS_PER_KEY, MIN_KEY_FAULTS};
+use crate::sync::check::check;
 use crate::sync::{clock, thread};
 
 fn fault(breakers: &KeyBreakers, after: Duration) -> bool {

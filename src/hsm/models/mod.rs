@@ -6,13 +6,12 @@
 
 mod breakers;
 mod calls;
-mod check;
 mod completions;
 mod faults;
 mod hand_off;
 mod hedges;
 mod keys;
 mod pool;
-mod rig;
+pub(crate) mod rig;
 mod stopping;
 mod token;

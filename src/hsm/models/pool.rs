@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::Mutex as Plain;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::check::check;
 use super::rig::LONG;
 use crate::hsm::queue::Queue;
 use crate::hsm::queued::Queued;
@@ -12,6 +11,7 @@ use crate::hsm::signal::Signal;
 use crate::hsm::worker_pool::{Parker, Wakeup, WorkerPool};
 use crate::job::{Job, ReplyTo, Request};
 use crate::sync::atomic::AtomicBool;
+use crate::sync::check::check;
 use crate::sync::{clock, thread};
 
 fn job(serial: u64) -> Job {

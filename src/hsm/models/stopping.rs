@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::check::check;
 use super::rig::{LONG, REQUEST, Rig, assert_good, while_time_passes};
 use super::token::ModelToken;
 use crate::hsm::monitor;
 use crate::hsm::signal::Signal;
 use crate::job::Failure;
+use crate::sync::check::check;
 use crate::sync::{clock, thread};
 
 /// A stop while jobs are queued and performed finishes them.

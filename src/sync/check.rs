@@ -5,7 +5,7 @@ use std::env;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler};
 use shuttle::{Config, MaxSteps, Runner};
 
-use crate::sync::clock;
+use super::clock;
 
 /// Seed of the schedules, so that each run has the same ones; `SHUTTLE_RANDOM_SEED` replaces it.
 const SEED: u64 = 20;
