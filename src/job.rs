@@ -177,9 +177,10 @@ impl Request {
         self.input.len() + GCM_TAG_BYTES + MAX_GCM_IV_BYTES
     }
 
-    /// Zeroes the input but keeps its memory for reuse.
+    /// Zeroes the input but keeps its memory for reuse; nothing of the request is left.
     pub fn wipe(&mut self) {
         self.operation = Operation::Describe;
+        self.aad = HsmAad::default();
         self.input.zeroize();
     }
 }

@@ -322,8 +322,6 @@ pub const MAX_STATUS_BYTES: usize = 64 * 1024 * 1024;
 pub const MIN_CLOSE_WAIT: Duration = Duration::from_millis(100);
 /// Wait before another attempt to start a health checker's thread if the system has refused it.
 pub const CHECKER_RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Time for the sessions to close after the last request when the process stops.
-pub const HSM_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for each step of a request to the admin listener; a person waits at a terminal.
 pub const ADMIN_CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -381,8 +379,6 @@ pub const MAX_UNAUTHENTICATED_LINES_PER_SEC: u32 = 10;
 /// Time between two writes to a log, so that an event loop under load does not have to wake the
 /// writer each time.
 pub const LOG_WRITE_INTERVAL: Duration = Duration::from_millis(10);
-/// Time for the last lines of the log to be written when the process stops.
-pub const LOG_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 // ---- Audit log
 
@@ -422,9 +418,6 @@ pub const MAX_UNSEALED_SECS: u64 = AUDIT_CHECKPOINT_INTERVAL.as_secs()
 pub const HSM_CALLER_GRACE: Duration = Duration::from_secs(1);
 /// Time for the HSM to seal a checkpoint, during which lines accumulate.
 pub const MAX_AUDIT_CHECKPOINT_WAIT: Duration = Duration::from_secs(1);
-/// Time, when the process stops, for the last lines to be written and for another process that
-/// still writes to stop.
-pub const AUDIT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for which another process may hold the log's lock, except for the one that this process
 /// replaces. After it, writing counts as failed.
 pub const MAX_AUDIT_TAKEOVER_WAIT: Duration = Duration::from_secs(60);

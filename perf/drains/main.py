@@ -75,7 +75,7 @@ class DrainFleet(Fleet):
 
     def start_balancer(self, stack):
         listen = NETWORK.format(0, 1)
-        self.namespaces["balancer"].link(listen, self.namespaces["client"], NETWORK.format(0, 2))
+        self.link_clients(stack, listen)
         balancer = NetworkLoadBalancer(
             self.namespaces["balancer"], (listen, LISTEN_PORT), self.row.habits
         )

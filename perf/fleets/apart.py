@@ -17,6 +17,8 @@ from launcher.programs import Failed
 
 VARIABLE = "XKS_FLEET_IS_APART"
 CLONE_NEWNET = 0x40000000
+#: Name of the table of nftables that drops packets.
+CUT = "xks-fleet-cut"
 
 
 def is_apart():
@@ -95,6 +97,10 @@ class Namespace:
         """Connects this namespace to another by a pair of interfaces."""
         peer = ("peer", "name", self.name, "netns", other.full_name)
         ip("-n", self.full_name, "link", "add", "name", other.name, "type", "veth", *peer)
+        self.set_up(own_address, other, address)
+
+    def set_up(self, own_address, other, address):
+        """Gives the interfaces between this namespace and another their addresses."""
         for here, there, its_address in ((self, other, own_address), (other, self, address)):
             ip("-n", here.full_name, "address", "add", f"{its_address}/30", "dev", there.name)
             ip("-n", here.full_name, "link", "set", "dev", there.name, "up")
@@ -102,6 +108,23 @@ class Namespace:
     def set_link(self, interface, state):
         """Sets an interface up or down."""
         ip("-n", self.full_name, "link", "set", "dev", interface, state)
+
+    def drop_packets(self, interface):
+        """Silently drops all packets from and to an interface."""
+        self.nft(
+            f"add table inet {CUT}; "
+            f"add chain inet {CUT} in {{ type filter hook input priority 0; }}; "
+            f"add chain inet {CUT} out {{ type filter hook output priority 0; }}; "
+            f"add rule inet {CUT} in iifname {interface} drop; "
+            f"add rule inet {CUT} out oifname {interface} drop"
+        )
+
+    def pass_packets(self):
+        """Ends `drop_packets`."""
+        self.nft(f"delete table inet {CUT}")
+
+    def nft(self, commands):
+        subprocess.run([*self.prefix, "nft", commands], check=True)
 
     @contextlib.contextmanager
     def entered(self):

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from fleets.apart import Namespace
 from fleets.balancer import Balancer
+from fleets.distance import Distance
 from fleets.replica import PING_PORT, PORT, Replica
+from fleets.setup import ORDINARY
 from fleets.watch import Readiness, Watch
 from launcher.programs import Failed, make_certificates
 from launcher.tokens import random_keys
@@ -24,6 +26,8 @@ NETWORK = "198.18.{}.{}"
 LISTEN_PORT = 443
 #: KMS's timeout (XKS specification), after which it drops the request and its connection.
 KMS_MILLI = 250
+#: Connections of clients that use each one for a single request.
+NEWCOMERS = 16
 
 
 class Fleet(Loadable):
@@ -34,10 +38,13 @@ class Fleet(Loadable):
     #: Labels of the keys of all replicas.
     labels = (GOOD_KEY, BAD_KEY)
 
-    def __init__(self, program, options):
+    def __init__(self, program, options, setup=ORDINARY):
+        self.setup = setup
         self.program, self.checks, self.rate = program, options.checks, options.rate
         self.connections, self.new_connections = options.connections, options.new_connections
         self.keys = random_keys(self.labels)
+        #: Names of replicas that have left for good.
+        self.gone = set()
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
@@ -56,6 +63,9 @@ class Fleet(Loadable):
         return self
 
     def __exit__(self, *_):
+        # Their drains are of no interest any more.
+        for replica in self.replicas:
+            replica.kill()
         self.stack.close()
 
     def namespace(self, stack, name):
@@ -68,6 +78,9 @@ class Fleet(Loadable):
         """Returns the balancer's address on its link to that replica, which has the next one."""
         return NETWORK.format(NAMES.index(name) + 1, 1)
 
+    def has_own_clock(self, name):
+        return self.setup.has_own_clock and name == NAMES[0]
+
     def replica(self, stack, name):
         namespace = self.namespaces[name]
         address = NETWORK.format(NAMES.index(name) + 1, 2)
@@ -77,11 +90,20 @@ class Fleet(Loadable):
 
     def start_balancer(self, stack):
         listen = NETWORK.format(0, 1)
-        self.namespaces["balancer"].link(listen, self.namespaces["client"], NETWORK.format(0, 2))
+        self.link_clients(stack, listen)
         balancer = Balancer(self.namespaces["balancer"], self.work, (listen, LISTEN_PORT), self.checks)
         stack.callback(balancer.stop)
         balancer.start({replica.name: (replica.address, PORT) for replica in self.replicas}, PING_PORT)
         return balancer
+
+    def link_clients(self, stack, listen):
+        """Connects balancer and clients, at the distance that the trial wants."""
+        ends = self.namespaces["balancer"], self.namespaces["client"]
+        if not self.setup.milli_away:
+            ends[0].link(listen, ends[1], NETWORK.format(0, 2))
+            return
+        stack.callback(Distance(*ends, self.setup.milli_away).remove)
+        ends[0].set_up(listen, ends[1], NETWORK.format(0, 2))
 
     def prepare_load(self):
         # All replicas have the same prefix and credential.
@@ -103,6 +125,27 @@ class Fleet(Loadable):
             options += ["--requests-per-connection", str(requests)]
         return self.load(seconds, *options, rate=self.rate, connections=self.connections, **changes)
 
+    @contextlib.contextmanager
+    def loads(self, seconds, *more):
+        """Runs the loads that the trial wants during the block. Yields them by name."""
+        if not self.setup.is_long_lived:
+            with self.good_load(seconds, *more) as load:
+                yield {"clients": load}
+            return
+        options = ("--key-id", GOOD_KEY, "--announce", *more)
+        with (
+            self.load(seconds, *options, rate=self.rate, connections=self.connections) as long_lived,
+            self.load(
+                seconds, *options, "--requests-per-connection", "1",
+                rate=self.new_connections, connections=NEWCOMERS,
+            ) as newcomers,
+        ):
+            yield {"long-lived connections": long_lived, "new connections": newcomers}
+
+    def leave(self, replica):
+        """Notes that a replica has left for good."""
+        self.gone.add(replica.name)
+
     def copy_logs(self, directory):
         directory.mkdir(parents=True, exist_ok=True)
         shutil.copy(self.work / "haproxy.txt", directory)
@@ -116,7 +159,8 @@ class Fleet(Loadable):
 
     def is_whole(self):
         """Returns whether all replicas are ready and the balancer has noticed."""
-        return all(watch.seen and watch.seen[-1][1] for watch in self.ready.values()) and set(
+        ready = [watch for name, watch in self.ready.items() if name not in self.gone]
+        return all(watch.seen and watch.seen[-1][1] for watch in ready) and set(
             self.states.seen[-1][1].values() if self.states.seen else ()
         ) == {"UP"}
 

@@ -36,8 +36,12 @@ def arguments(description):
     add("--keep-sessions", action="store_true",
         help="the balancer leaves sessions open when it marks a replica down (no "
         "on-marked-down shutdown-sessions)")
+    add("--shut-draining", action="store_true",
+        help="the balancer takes a replica that drains for one that is down (no error-status L7OKC)")
     options = parser.parse_args()
-    options.checks = Checks(shuts_sessions=not options.keep_sessions)
+    options.checks = Checks(
+        shuts_sessions=not options.keep_sessions, knows_draining=not options.shut_draining
+    )
     options.chosen = {
         name: trial for name, trial in TRIALS.items() if re.search(options.only, name)
     }
@@ -74,7 +78,7 @@ def main(description):
     options = arguments(description)
     if options.list:
         for name, trial in options.chosen.items():
-            print(f"{name:20} {trial.about} ({trial.seconds:g} s)")
+            print(f"{name:26} {trial.about} ({trial.seconds:g} s)")
         return 0
     return run_in_namespaces(options, run_all)
 

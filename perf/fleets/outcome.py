@@ -3,6 +3,7 @@
 import re
 import time
 
+from fleets.combined import combined
 from fleets.fleet import BAD_KEY, Fleet
 from fleets.stage import Stage, counted
 from launcher.programs import Failed
@@ -17,13 +18,15 @@ def run(trial, program, options, logs=None):
     """Runs a trial with its own fleet, whose logs are copied to `logs`. Returns the outcome;
     raises NotAvailable or Failed."""
     checks = options.checks
-    with Fleet(program, options) as fleet:
+    with Fleet(program, options, trial.setup) as fleet:
         seconds = options.seconds or trial.seconds
         stage = Stage(fleet, seconds)
         load_seconds = LEAD_SECONDS + SPARE_SECONDS + seconds + trial.more_seconds(checks)
         fleet.wait_until_whole(20)
-        with fleet.good_load(load_seconds) as load:
-            load.wait_until_measured()
+        with fleet.loads(load_seconds) as loads:
+            for load in loads.values():
+                load.wait_until_measured()
+            stage.loads |= loads
             began = time.time()
             time.sleep(LEAD_SECONDS)
             try:
@@ -31,46 +34,29 @@ def run(trial, program, options, logs=None):
                 fleet.wait_until_whole(20)
             except Failed as failed:
                 stage.problems.append(str(failed))
-            if load.process.poll() is not None:
+            is_over = any(load.process.poll() is not None for load in loads.values())
+            if is_over and not stage.outlasts_load:
                 stage.problems.append("the load was over before the trial was")
         if logs:
             fleet.copy_logs(logs)
-        return judged(figures(fleet, stage, load, began), trial.bound(fleet), stage)
+        return judged(figures(fleet, stage, began), trial.bound(fleet), stage)
 
 
-def figures(fleet, stage, load, began):
-    total = load.found["total"]
-    failures = load.found["failures"]
+def figures(fleet, stage, began):
     since = stage.troubles[0].began if stage.troubles else began
     answered = {replica.name: replica.errors(began, but_of=BAD_KEY) for replica in fleet.replicas}
     return {
-        "requests": total["requests"],
-        "failed": total["failed"],
-        "late": total["ok"] - total["ok_in_250_ms"],
-        "failures": load.failures(),
+        **combined(stage.loads),
         "answered_by": {name: dict(errors) for name, (errors, _) in answered.items() if errors},
-        "unanswered": {
-            failure["name"]: failure["count"] for failure in failures if failure["status"] == 0
-        },
         "failing_for_seconds": max(
             (last - since for _, last in answered.values() if last is not None), default=None
         ),
-        "worst_ms": max(
-            [total["latency_ms"]["max"], *(failure["latency_ms"]["max"] for failure in failures)]
-        ),
-        "p50_ms": total["latency_ms"]["p50"],
-        "p99_ms": total["latency_ms"]["p99"],
-        "is_wrong": load.is_wrong,
-        "connections": load.found["connection_counts"],
         "ended_unusually": {
             f"{server} {how}": count for (server, how), count in fleet.balancer.unusual_ends().items()
         },
         "hsm_changes": {replica.name: replica.changes(since) for replica in fleet.replicas},
         "readyz_changes": {name: watch.changes(since) for name, watch in fleet.ready.items()},
         "rotation": [rotation(fleet, trouble) for trouble in stage.troubles],
-        "generator_late_ms": {
-            name: load.found["generator"]["lateness_ms"][name] for name in ("p99", "p99_9", "max")
-        },
         "notes": stage.notes,
     }
 
@@ -85,7 +71,7 @@ def rotation(fleet, trouble):
         "replica": name,
         "trouble_seconds": trouble.ended - trouble.began,
         "not_ready_after": ready.first(lambda is_ready: not is_ready, trouble.began),
-        "out_after": states.first(lambda found: found.get(name) == "DOWN", trouble.began),
+        "out_after": states.first(lambda found: found.get(name) in ("DOWN", "NOLB"), trouble.began),
         "ready_after": ready.first(lambda is_ready: is_ready, trouble.ended),
         "in_after": states.first(lambda found: found.get(name) == "UP", trouble.ended),
     }
@@ -117,6 +103,12 @@ def lines(found):
         f"worst {found['worst_ms']:.0f} ms, p50 {found['p50_ms']:.2f}, p99 {found['p99_ms']:.1f} ms "
         f"(generator late: p99 {late['p99']:.1f}, p99.9 {late['p99_9']:.1f}, max {late['max']:.0f} ms)"
     )
+    if len(found["by_clients"]) > 1:
+        for name, clients in found["by_clients"].items():
+            yield (
+                f"{name}: {clients['requests']} requests, {clients['failed']} failed, "
+                f"{clients['late']} late, worst {clients['worst_ms']:.0f} ms"
+            )
     for name, errors in found["answered_by"].items():
         yield f"answered by {name}: {counted(errors)}"
     if found["unanswered"]:

@@ -3,12 +3,18 @@
 import datetime
 import re
 import signal
+import time
 from collections import Counter
 
+from launcher import calls
 from launcher.programs import Failed
-from launcher.settings import PREFIX
+from launcher.settings import CREDENTIAL, PREFIX, store
 from trouble.rig import Rig
 
+#: Debian's library that gives a process another clock.
+FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+#: Seconds for which it remembers what the file says.
+FAKETIME_CACHE_SECONDS = 1
 PORT, PING_PORT, ADMIN_PORT = 8443, 8080, 9443
 #: Time, status, error and remaining fields of a call that was not answered with 200.
 ERROR = re.compile(r"^(\S+) \w+ call=\w+ status=(?!200)(\d+) errorName=(\w+) (.*)$", re.M)
@@ -28,6 +34,11 @@ class Replica(Rig):
         self.name, self.namespace, self.address = name, namespace, address
         self.certificates = fleet.work / "certificates"
         self.balancer_address = fleet.balancer_address(name)
+        #: Access key ids and secret access keys that are accepted.
+        self.credentials = [CREDENTIAL]
+        self.has_own_clock = fleet.has_own_clock(name)
+        #: Seconds that its clock was ahead at most.
+        self.ahead_seconds = 0
 
     @property
     def server(self):
@@ -48,6 +59,44 @@ pid_file = "{self.work / "pid"}"
         # KMS sees the same certificate, whichever replica answers.
         (self.work / "certificates").symlink_to(self.certificates)
         super().prepare()
+        if self.has_own_clock:
+            self.set_clock(0)
+            self.environment |= {
+                "LD_PRELOAD": FAKETIME,
+                "FAKETIME_TIMESTAMP_FILE": str(self.work / "clock"),
+                "FAKETIME_CACHE_DURATION": str(FAKETIME_CACHE_SECONDS),
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }
+
+    def set_clock(self, ahead_seconds):
+        """Steps the wall clock of the process to that many seconds ahead of the machine's; requires
+        `has_own_clock`."""
+        self.ahead_seconds = max(self.ahead_seconds, ahead_seconds)
+        new = self.work / "clock.new"
+        new.write_text(f"+{ahead_seconds}\n")
+        new.rename(self.work / "clock")
+
+    def changed_settings(self):
+        changes = super().changed_settings()
+        first, *others = self.credentials
+        more = [
+            {"sigv4_access_key_id": key_id, "sigv4_secret_access_key": secret}
+            for key_id, secret in others
+        ]
+        # An empty list would be a value, not tables.
+        credentials = {"credentials": more} if more else {}
+        changes["external_key_stores"] = [store(PREFIX, self.keys, first, **credentials)]
+        return changes
+
+    def accept(self, *credentials):
+        """Accepts these credentials and no others, by a reload."""
+        self.credentials = list(credentials)
+        self.reload()
+
+    def call(self, key, name, body, credential=CREDENTIAL):
+        """Makes a call past the balancer. Returns status and answer."""
+        url = f"https://localhost:{PORT}{PREFIX}/kms/xks/v1/keys/{key}/{name}"
+        return calls.call(url, credential, self.certificates / "ca.pem", body, self.namespace.prefix)
 
     def get(self, path, timeout=5):
         with self.namespace.entered():
@@ -67,15 +116,21 @@ pid_file = "{self.work / "pid"}"
         """Returns the number of calls not answered with 200, by status and name, and the time of
         the last one. Calls of one key are left out."""
         found, last = Counter(), None
-        for at, status, name, rest in ERROR.findall(self.log()):
-            if seconds(at) >= since and f"externalKeyId={but_of} " not in rest:
+        for text, status, name, rest in ERROR.findall(self.log()):
+            at = self.true_time(text)
+            if at >= since and f"externalKeyId={but_of} " not in rest:
                 found[f"{status} {name}"] += 1
-                last = seconds(at)
+                last = at
         return found, last
+
+    def true_time(self, text):
+        """Converts a time in the log to seconds since 1970, by the machine's clock."""
+        at = seconds(text)
+        return at - self.ahead_seconds if at > time.time() + 1 else at
 
     def changes(self, since):
         """Returns how often its HSM came into or went out of use, according to its log."""
-        return sum(1 for at in CHANGE.findall(self.log()) if seconds(at) >= since)
+        return sum(1 for at in CHANGE.findall(self.log()) if self.true_time(at) >= since)
 
 
 def seconds(text):

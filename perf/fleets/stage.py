@@ -32,6 +32,10 @@ class Stage:
     def __init__(self, fleet, seconds):
         self.fleet, self.seconds = fleet, seconds
         self.troubles = []
+        #: Loads by the name of their clients; a trial may add some.
+        self.loads = {}
+        #: The trial itself waits for the end of the load.
+        self.outlasts_load = False
         #: Additional entries for the report, by name.
         self.notes = {}
         self.problems = []
@@ -52,6 +56,12 @@ class Stage:
             yield
         finally:
             trouble.ended = time.time()
+
+    def stop(self, replica):
+        """Has the replica drain and end, which it must do by itself."""
+        replica.stop()
+        if replica.process.returncode != 0:
+            self.problems.append(f"{replica.name} ended with {replica.process.returncode}")
 
     @contextlib.contextmanager
     def fault(self, replica, text):

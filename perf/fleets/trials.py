@@ -6,17 +6,27 @@ its cost (from `bounds`), and additional seconds of load.
 """
 
 import dataclasses
+import shutil
 import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 from fleets import bounds
-from fleets.fleet import BAD_KEY
+from fleets.fleet import BAD_KEY, GOOD_KEY
+from fleets.replica import FAKETIME
+from fleets.setup import ORDINARY, PLANNED, Setup
 from fleets.stage import NotAvailable, counted
+from launcher import calls
 from launcher.programs import Failed
+from launcher.settings import CREDENTIAL
 
 TRIALS = {}
 #: Requests per second for the bad key, a few compared with those of the others.
 BAD_KEY_RATE = 12
+NEXT_CREDENTIAL = ("NEXT2TENAND3TENCHARACTERSNEXT", "AnotherSecretOfLength43To64ThatReplacesTheOldOne")
+#: Difference of a wrong clock, twice that from which on signatures are refused.
+WRONG_BY_SECONDS = 600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +36,7 @@ class Trial:
     seconds: float
     bound: Callable
     more_seconds: Callable
+    setup: Setup
 
     @property
     def about(self):
@@ -37,10 +48,10 @@ def until_back(checks):
     return checks.seconds_until_in + 8
 
 
-def trial(seconds, bound, more_seconds=until_back):
+def trial(seconds, bound, more_seconds=until_back, setup=ORDINARY):
     def add(steps):
         name = steps.__name__.replace("_", "-")
-        TRIALS[name] = Trial(name, steps, seconds, bound, more_seconds)
+        TRIALS[name] = Trial(name, steps, seconds, bound, more_seconds, setup)
         return steps
 
     return add
@@ -112,8 +123,7 @@ def kill_9(stage):
     """One replica's process is killed and restarted."""
     replica = stage.replicas[0]
     with stage.trouble(replica):
-        replica.process.kill()
-        replica.process.wait()
+        replica.kill()
         stage.wait()
         replica.start(must_be_ready=False)
 
@@ -138,20 +148,55 @@ def network_cut(stage):
         replica.namespace.set_link("balancer", "up")
 
 
-@trial(seconds=1, bound=bounds.no_request, more_seconds=for_each_replica)
-def rolling_restart(stage):
-    """Each replica in turn is stopped by SIGTERM and restarted, once all others are back."""
+@trial(seconds=10, bound=bounds.until_checked_out)
+def network_drops(stage):
+    """All packets from and to one replica are silently dropped, then pass again."""
+    if not shutil.which("nft"):
+        raise NotAvailable("there is no nft: apt-get install nftables")
+    replica = stage.replicas[0]
+    with stage.trouble(replica):
+        replica.namespace.drop_packets("balancer")
+        stage.wait()
+        replica.namespace.pass_packets()
+
+
+@trial(seconds=150, bound=bounds.until_clock_is_noticed, setup=Setup(has_own_clock=True))
+def clock_wrong(stage):
+    """One replica's clock is stepped ahead by ten minutes, then right again."""
+    if not Path(FAKETIME).exists():
+        raise NotAvailable(f"there is no {FAKETIME}: apt-get install libfaketime")
+    replica = stage.replicas[0]
+    with stage.trouble(replica):
+        replica.set_clock(WRONG_BY_SECONDS)
+        stage.wait()
+        replica.set_clock(0)
+
+
+def restart_each(stage):
     for replica in stage.replicas:
         with stage.trouble(replica):
-            replica.stop()
-            if replica.process.returncode != 0:
-                stage.problems.append(f"{replica.name} ended with {replica.process.returncode}")
+            stage.stop(replica)
             replica.start(must_be_ready=False)
         stage.fleet.wait_until_whole(30)
         stage.wait()
 
 
-@trial(seconds=1, bound=bounds.no_request, more_seconds=for_each_replica)
+@trial(seconds=1, bound=bounds.no_request, more_seconds=for_each_replica, setup=PLANNED)
+def rolling_restart(stage):
+    """Each replica in turn is stopped by SIGTERM and restarted, once all others are back."""
+    restart_each(stage)
+
+
+@trial(
+    seconds=1, bound=bounds.no_request, more_seconds=for_each_replica,
+    setup=dataclasses.replace(PLANNED, milli_away=20),
+)
+def rolling_restart_from_afar(stage):
+    """The same, with 20 ms between clients and balancer in each direction."""
+    restart_each(stage)
+
+
+@trial(seconds=1, bound=bounds.no_request, more_seconds=for_each_replica, setup=PLANNED)
 def rolling_upgrade(stage):
     """Each replica in turn is upgraded by SIGUSR2."""
     for replica in stage.replicas:
@@ -159,3 +204,51 @@ def rolling_upgrade(stage):
             replica.upgrade()
         stage.fleet.wait_until_whole(30)
         stage.wait()
+
+
+@trial(seconds=5, bound=bounds.no_request, more_seconds=until_back, setup=PLANNED)
+def scale_in(stage):
+    """One replica is stopped by SIGTERM and then removed from the balancer's configuration."""
+    replica = stage.replicas[-1]
+    with stage.trouble(replica):
+        stage.stop(replica)
+        stage.fleet.leave(replica)
+        stage.fleet.balancer.reload(without=[replica.name])
+    stage.wait()
+
+
+@trial(seconds=3, bound=bounds.no_request, more_seconds=lambda _: 20, setup=PLANNED)
+def credential_rotation(stage):
+    """All replicas accept a second credential, the clients change to it, and the first is removed."""
+    for replica in stage.replicas:
+        replica.accept(CREDENTIAL, NEXT_CREDENTIAL)
+        stage.wait()
+    stage.outlasts_load = True
+    before = list(stage.loads.values())
+    key_id, secret = NEXT_CREDENTIAL
+    of_next = ("--access-key-id", key_id, "--secret-access-key", secret)
+    seconds = max(load.ends_in() for load in before) + 4 * stage.seconds
+    with stage.fleet.loads(seconds, *of_next) as loads:
+        stage.loads |= {f"{name}, next credential": load for name, load in loads.items()}
+        for load in before:
+            load.wait()
+        for replica in stage.replicas:
+            replica.accept(NEXT_CREDENTIAL)
+            status, _ = replica.call(GOOD_KEY, "metadata", calls.describe(), CREDENTIAL)
+            if status != 401:
+                stage.problems.append(f"{replica.name} answers {status} to the removed credential")
+            time.sleep(1)
+        if any(load.process.poll() is not None for load in loads.values()):
+            stage.problems.append("the load was over before the credential was removed")
+
+
+@trial(seconds=3, bound=bounds.no_request, more_seconds=lambda checks: 6 + until_back(checks), setup=PLANNED)
+def balancer_reload(stage):
+    """The balancer is reloaded three times, then a replica restarted, to which its old processes have connections."""
+    for _ in range(3):
+        stage.fleet.balancer.reload()
+        stage.wait()
+    replica = stage.replicas[0]
+    with stage.trouble(replica):
+        stage.stop(replica)
+        replica.start(must_be_ready=False)

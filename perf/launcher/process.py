@@ -50,6 +50,11 @@ class ProxyProcess:
             self.process.kill()
             self.process.wait()
 
+    def kill(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
     def last_words(self):
         """Returns how the process ended, and the ends of its logs and output."""
         try:

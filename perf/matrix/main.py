@@ -9,7 +9,7 @@ from pathlib import Path
 
 from launcher import programs
 
-from . import measure, proxy, report, scenarios
+from . import measure, nginx, proxy, report, scenarios
 
 PERF = programs.ROOT / "perf"
 
@@ -88,16 +88,21 @@ def main(description):
 
 def run_scenario(scenario, commands, options, work):
     """Returns results by proxy, from the round with the median rate."""
-    rounds = {name: [] for name in commands}
+    servers = {
+        name: proxy.Proxy(command, scenario, work) for name, command in commands.items()
+    }
+    if scenario.kind == "own-cost":
+        servers[report.NGINX] = nginx.Nginx(scenario, work)
+    rounds = {name: [] for name in servers}
     for number in range(options.rounds):
-        for name, command in commands.items():
+        for name, server in servers.items():
             file = work / "runs" / f"{scenario.name.replace('/', '_')}-{name}-{number}.json"
             kept = file.with_suffix(".results.json")
             if options.resume and kept.exists():
                 results = json.loads(kept.read_text())
             else:
                 try:
-                    with proxy.Proxy(command, scenario, work) as running:
+                    with server as running:
                         results = measure.measure(running, scenario, options, name, file)
                 except (programs.Failed, OSError, json.JSONDecodeError) as error:
                     results = {"error": str(error), "has_wrong_answers": False}
@@ -109,9 +114,11 @@ def run_scenario(scenario, commands, options, work):
 
 
 def median(rounds):
-    """Returns the round with the median rate, or the first one that failed or was wrong."""
+    """Returns the round with the median rate, or the first one that failed or was wrong, with the
+    figures of all rounds."""
     for results in rounds:
         if "error" in results or results["has_wrong_answers"]:
             return results
     by_rate = sorted(rounds, key=lambda results: results.get("total", {}).get("ok_per_second", 0))
-    return by_rate[(len(by_rate) - 1) // 2]
+    all_rounds = [report.figures(results) for results in rounds if "total" in results]
+    return {**by_rate[(len(by_rate) - 1) // 2], "rounds": all_rounds}

@@ -25,6 +25,7 @@ def measure(running, scenario, options, name, output):
     """Loads a running proxy. Returns the generator's results and additional figures."""
     measurements = {
         "load": load,
+        "own-cost": load,
         "overload": overload,
         "own-overload": own_overload,
         "calls": calls,
@@ -52,8 +53,9 @@ def generator(running, scenario, name, output, arguments):
         *("--mix", scenario.mix),
         *("--connections", scenario.connections),
         *("--idle-connections", scenario.idle_connections),
-        *("--pid", running.pid),
+        *(part for pid in running.pids for part in ("--pid", pid)),
         *("--json", output),
+        *running.load_arguments,
         *arguments,
     ]
     Path(output).unlink(missing_ok=True)

@@ -68,6 +68,9 @@ def settings_text(scenario, work, port, ping_port, module):
 class Proxy(ProxyProcess):
     """A proxy that runs for the duration of the `with` block."""
 
+    #: Further arguments of the generator.
+    load_arguments = ()
+
     def __init__(self, command, scenario, work):
         self.command = command
         self.scenario = scenario
@@ -78,15 +81,8 @@ class Proxy(ProxyProcess):
 
     def __enter__(self):
         make_certificates(self.work / "certificates")
-        token = token_of(self.work / f"token-{self.scenario.keys}", self.scenario.keys)
         self.port, self.ping_port = free_ports(2)
-        module = softhsm2_module()
-        variables = environment(self.work, token)
-        if self.scenario.hsm_milli or self.scenario.is_counted:
-            variables["XKS_INTERPOSER_MODULE"] = module
-            variables["XKS_INTERPOSER_SETTINGS"] = self.interposer_settings()
-            variables["XKS_INTERPOSER_COUNTS"] = str(self.counts)
-            module = binary("libxks_interposer.so")
+        module, variables = self.hsm()
         text = settings_text(self.scenario, self.work, self.port, self.ping_port, module)
         self.settings.write_text(text)
         shutil.rmtree(self.work / "log", ignore_errors=True)
@@ -109,9 +105,28 @@ class Proxy(ProxyProcess):
         # At full speed, logs grow to gigabytes.
         shutil.rmtree(self.work / "log", ignore_errors=True)
 
+    def hsm(self):
+        """Returns the path of the PKCS#11 module and the environment for it."""
+        token = self.work / f"token-{self.scenario.keys}"
+        variables = environment(self.work, token / "softhsm2.conf")
+        if self.scenario.is_fast:
+            variables["XKS_FAST_TOKEN_LABELS"] = ",".join(key_labels(self.scenario.keys))
+            return binary("libxks_fast_token.so"), variables
+        token_of(token, self.scenario.keys)
+        if not (self.scenario.hsm_milli or self.scenario.is_counted):
+            return softhsm2_module(), variables
+        variables["XKS_INTERPOSER_MODULE"] = softhsm2_module()
+        variables["XKS_INTERPOSER_SETTINGS"] = self.interposer_settings()
+        variables["XKS_INTERPOSER_COUNTS"] = str(self.counts)
+        return binary("libxks_interposer.so"), variables
+
     @property
     def pid(self):
         return self.process.pid
+
+    @property
+    def pids(self):
+        return [self.pid]
 
     def interposer_settings(self):
         text = f"hsm_milli = {self.scenario.hsm_milli}\n"

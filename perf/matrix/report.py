@@ -2,6 +2,7 @@
 
 import os
 import platform
+import statistics
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,8 @@ LATENCY_COLUMNS = (
     "measurement", "proxy", "right answers/s", "p50 ms", "p99 ms", "p99.9 ms", "inside 250 ms",
     "failed", "CPU µs a request", "generator's cores",
 )
+#: Name of the server with a constant answer.
+NGINX = "nginx"
 HOW = """\
 Each row is one run of `xks-load` against a proxy started for that run; it is the median of
 {rounds} rounds, in which the proxies take turns. Generator and proxy share the machine. Every
@@ -50,10 +53,10 @@ def write(output, measured, names, options):
         groups.setdefault(scenario.group, []).append((scenario, results))
     for group, rows in groups.items():
         parts.append(f"## {group}\n")
+        parts += INTRODUCTIONS.get(rows[0][0].kind, ())
         parts.append(TABLES.get(rows[0][0].kind, latency_table)(rows, names))
         for scenario, results in rows:
-            if scenario.plot:
-                parts.append(plot(scenario, results, plots))
+            parts += [plot(scenario, kind, results, plots) for kind in scenario.plots]
     output.write_text("\n".join(part for part in parts if part))
 
 
@@ -254,7 +257,75 @@ def idle_table(rows, names):
     return table(head, cells)
 
 
+def figures(results):
+    """Returns a round's figures for the table of the own cost."""
+    total = results["total"]
+    return {
+        "rate": total["ok_per_second"],
+        "p50": total["latency_ms"]["p50"],
+        "p99": total["latency_ms"]["p99"],
+        "cpu": results["server"]["cpu_micros_per_request"],
+    }
+
+
+def own_cost_table(rows, names):
+    head = (
+        "measurement", "server", "answers/s", f"of {NGINX}'s", "p50 ms", "p99 ms", "CPU µs a request",
+        "failed", "generator's cores",
+    )
+    cells = []
+    for scenario, name, results, _ in each(rows, [*names, NGINX]):
+        if "error" in results:
+            cells.append(failed(scenario, name, results, len(head)))
+            continue
+        wrong = " **wrong answers**" if results["has_wrong_answers"] else ""
+        rounds = results["rounds"]
+        cells.append([
+            f"`{scenario.name}`",
+            name + wrong,
+            spread(rounds, "rate", ",.0f"),
+            "" if name == NGINX else of_nginx(scenario, rows, rounds),
+            spread(rounds, "p50", ".3f"),
+            spread(rounds, "p99", ".2f"),
+            spread(rounds, "cpu", ".1f"),
+            f"{results['total']['failed']:,}",
+            f"{results['generator']['cores']:.2f}",
+        ])
+    return table(head, cells)
+
+
+def spread(rounds, figure, form):
+    """Returns the median of the rounds, with the lowest and the highest of several."""
+    values = [each_round[figure] for each_round in rounds]
+    median = format(statistics.median(values), form)
+    if len(values) == 1:
+        return median
+    return f"{median} ({min(values):{form}} to {max(values):{form}})"
+
+
+def of_nginx(scenario, rows, rounds):
+    theirs = next(results[NGINX] for row, results in rows if row is scenario)
+    rate = median_rate(theirs.get("rounds", ()))
+    return f"{median_rate(rounds) / rate:.2f}" if rate else "-"
+
+
+def median_rate(rounds):
+    return statistics.median(each_round["rate"] for each_round in rounds) if rounds else 0
+
+
+INTRODUCTIONS = {
+    "own-cost": (
+        f"""\
+The PKCS#11 module is `perf/fast-token`, which computes AES-GCM in the process without locks.
+{NGINX} has as many workers as there are cores, the same certificate, persistent connections and a
+buffered access log; it answers the same requests with a constant (`return 200`), which is as long as
+the answer of a proxy. Its answers are counted by their status alone (`xks-load run --no-check`). Each
+figure is the median of the rounds, with the lowest and the highest.
+""",
+    ),
+}
 TABLES = {
+    "own-cost": own_cost_table,
     "overload": overload_table,
     "own-overload": overload_table,
     "calls": calls_table,
@@ -262,15 +333,17 @@ TABLES = {
 }
 
 
-def plot(scenario, results, directory):
+def plot(scenario, kind, results, directory):
     files = [each["file"] for each in results.values() if "error" not in each]
     if not files:
         return ""
     directory.mkdir(exist_ok=True)
-    svg = directory / f"{scenario.name.replace('/', '_')}.svg"
+    suffix = "" if kind == scenario.plots[0] else f"_{kind}"
+    svg = directory / f"{scenario.name.replace('/', '_')}{suffix}.svg"
     subprocess.run(
-        [programs.binary("xks-load"), "plot", scenario.plot, *files, "--output", svg,
+        [programs.binary("xks-load"), "plot", kind, *files, "--output", svg,
          "--title", scenario.name],
         check=True,
     )
-    return f"![{scenario.name}]({svg.parent.name}/{svg.name})\n"
+    name = scenario.name if not suffix else f"{scenario.name}, {kind}"
+    return f"![{name}]({svg.parent.name}/{svg.name})\n"

@@ -23,8 +23,10 @@ class Scenario:
     name: str
     #: Section of the report.
     group: str
-    #: Which of main's measurements: "load", "overload", "own-overload", "calls" or "idle".
+    #: Which of main's measurements: "load", "own-cost", "overload", "own-overload", "calls" or "idle".
     kind: str = "load"
+    #: Whether perf/fast-token takes SoftHSM2's place.
+    is_fast: bool = False
     #: Latency of the HSM's calls; 0 is SoftHSM2 without the interposer.
     hsm_milli: float = 0
     #: The interposer's parallel_calls.
@@ -49,12 +51,27 @@ class Scenario:
     noisy_quota: int | None = None
     #: Further members of the settings: pairs of dotted name and value.
     more: tuple = ()
-    #: Kind of plot to draw: "latency", "over-time" or "rate".
-    plot: str | None = None
+    #: Kinds of plots to draw: "latency", "over-time", "goodput" or "rate".
+    plots: tuple = ()
 
 
 def protocol(tls):
     return "tls" if tls else "http"
+
+
+def own_cost():
+    """Costs of the proxy itself, with an HSM that costs next to nothing."""
+    for mix in ("decrypt", "encrypt"):
+        for tls, connections in ((True, 1), (True, 16), (True, 64), (False, 16)):
+            yield Scenario(
+                name=f"own-cost/{protocol(tls)}/{mix}/c{connections}",
+                group="Own cost",
+                kind="own-cost",
+                is_fast=True,
+                mix=mix,
+                tls=tls,
+                connections=connections,
+            )
 
 
 def softhsm():
@@ -68,7 +85,7 @@ def softhsm():
                     mix=mix,
                     tls=tls,
                     connections=connections,
-                    plot="latency" if (tls, mix, connections) == (True, "decrypt", 16) else None,
+                    plots=("latency",) if (tls, mix, connections) == (True, "decrypt", 16) else (),
                 )
     for sessions in (2, 30, 200):
         yield Scenario(
@@ -97,7 +114,7 @@ def slow_hsm(is_full):
                                 mix=mix,
                                 tls=tls,
                                 connections=connections,
-                                plot="latency" if is_middle and tls and connections == 64 else None,
+                                plots=("latency",) if is_middle and tls and connections == 64 else (),
                             )
 
 
@@ -112,7 +129,7 @@ def open_loop():
             connections=128,
             rate=KMS_RATE,
             seconds=60,
-            plot="latency",
+            plots=("latency",),
         )
         yield Scenario(
             name=f"ramp/{name}",
@@ -122,7 +139,7 @@ def open_loop():
             connections=256,
             ramp="1000:10000:1000",
             seconds=3,
-            plot="rate",
+            plots=("rate",),
         )
     for rate in (2 * CAPACITY, 5 * CAPACITY):
         yield Scenario(
@@ -135,7 +152,7 @@ def open_loop():
             connections=2000,
             rate=rate,
             seconds=30,
-            plot="over-time",
+            plots=("over-time", "goodput"),
         )
     yield Scenario(
         name="overload/own-x2",
@@ -145,7 +162,7 @@ def open_loop():
         sessions=64,
         connections=8000,
         seconds=30,
-        plot="over-time",
+        plots=("over-time", "goodput"),
     )
 
 
@@ -172,4 +189,4 @@ def costs():
 
 def all_scenarios(is_full):
     """Returns all scenarios in the order of the report."""
-    return [*softhsm(), *slow_hsm(is_full), *open_loop(), *costs()]
+    return [*own_cost(), *softhsm(), *slow_hsm(is_full), *open_loop(), *costs()]

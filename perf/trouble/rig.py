@@ -250,6 +250,10 @@ class Load:
                 return
         raise Failed("the load generator ended early")
 
+    def ends_in(self):
+        """Seconds until the measured time is over; requires `wait_until_measured`."""
+        return self.measured_from + self.seconds - time.monotonic()
+
     def wait(self):
         """Waits until the generator has ended. May be called repeatedly."""
         if self.found is not None:

@@ -40,8 +40,9 @@ use self::page::Page;
 pub use self::sources::{ServiceInfo, Sources};
 pub use self::tls::Acceptor;
 use crate::limits::{ADMIN_STACK_BYTES, HISTORY_INTERVAL};
+use crate::observe::metrics::exposition;
 use crate::observe::metrics::exposition::Exposition;
-use crate::observe::metrics::{CLOCK_IS_OFF, exposition};
+use crate::observe::readiness;
 use crate::settings;
 
 /// Returns all metrics at this moment, for the export by OTLP.
@@ -143,9 +144,12 @@ impl Handler {
                 metrics_now(&self.sources).into_text().into_bytes(),
             ),
             "/livez" => Answer::text(200, "alive\n"),
-            "/readyz" if self.sources.is_ready() => Answer::text(200, "ready\n"),
-            "/readyz" if self.sources.is_clock_off() => Answer::text(503, CLOCK_IS_OFF),
-            "/readyz" => Answer::text(503, "not ready\n"),
+            "/readyz" if self.sources.is_ready() => Answer::text(200, readiness::READY),
+            "/readyz" if self.sources.lifecycle.is_draining() => {
+                Answer::text(503, readiness::IS_DRAINING)
+            }
+            "/readyz" if self.sources.is_clock_off() => Answer::text(503, readiness::CLOCK_IS_OFF),
+            "/readyz" => Answer::text(503, readiness::NOT_READY),
             "/status" => self.page.answer(),
             "/status.json" => {
                 let status = status::status(&self.sources, &self.history.lock().clone());

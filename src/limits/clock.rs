@@ -10,6 +10,9 @@ pub const MAX_CLOCK_SAMPLES: usize = 256;
 pub const CLOCK_SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
 /// Time after which such a request is forgotten.
 pub const CLOCK_SKEW_WINDOW: Duration = Duration::from_secs(60);
+/// Time for which a process that gets no requests takes its clock for wrong, at most. It is the one above
+/// at first, and twice as long each time that the clock is found wrong again.
+pub const MAX_CLOCK_OFF_TIME: Duration = Duration::from_secs(15 * 60);
 /// Delay of a request, compared with the fastest ones, from which on it is no such request: somebody
 /// may have kept it.
 pub const MAX_SIGNING_DELAY: Duration = Duration::from_secs(60);

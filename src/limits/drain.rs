@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::otlp::OTLP_STOP_TIMEOUT;
+use super::syslog::SYSLOG_STOP_TIMEOUT;
+
 /// Time between SIGTERM and the moment at which the proxy stops accepting. During it the proxy
 /// reports that it is not ready, and answers on open connections carry `Connection: close`.
 /// Setting: `[server] drain_delay_milli`.
@@ -34,3 +37,19 @@ pub const DRAIN_QUIET_TIME: Duration = Duration::from_millis(3_000);
 /// Time beyond the drain, for the audit log's and the log's last lines, that systemd is asked for.
 /// Those of the HSM's sessions and the logs have their own limits.
 pub const STOP_MARGIN: Duration = Duration::from_secs(3);
+/// Time for the sessions to close after the last request when the process stops.
+pub const HSM_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for the last lines of the log to be written when the process stops.
+pub const LOG_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time, when the process stops, for the last lines to be written and for another process that
+/// still writes to stop.
+pub const AUDIT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time from the end of the drain to the end of the process: a reload that is under way, the
+/// sessions, the logs. A supervisor that kills earlier may lose lines of the audit log.
+pub const STOP_TIME: Duration = HSM_STOP_TIMEOUT
+    .saturating_mul(2)
+    .saturating_add(AUDIT_STOP_TIMEOUT)
+    .saturating_add(LOG_STOP_TIMEOUT)
+    .saturating_add(SYSLOG_STOP_TIMEOUT)
+    .saturating_add(OTLP_STOP_TIMEOUT)
+    .saturating_add(STOP_MARGIN);

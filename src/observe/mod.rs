@@ -20,6 +20,7 @@ pub mod log;
 pub mod metrics;
 pub mod otlp;
 pub mod panics;
+pub mod readiness;
 pub mod redaction;
 pub mod syslog;
 pub mod timestamp;

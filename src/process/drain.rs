@@ -8,20 +8,8 @@ use super::events::Events;
 use super::run::Running;
 use super::upgrade::Successor;
 use crate::exit::{EXIT_SOFTWARE, Failed};
-use crate::limits::{
-    AUDIT_STOP_TIMEOUT, HSM_STOP_TIMEOUT, LOG_STOP_TIMEOUT, MAX_DRAIN_LAST_PART, OTLP_STOP_TIMEOUT,
-    STOP_MARGIN, SYSLOG_STOP_TIMEOUT,
-};
+use crate::limits::{HSM_STOP_TIMEOUT, MAX_DRAIN_LAST_PART, STOP_TIME};
 
-/// Longest time from the end of the drain to the end of the process: a reload that is under way, the
-/// sessions, the logs.
-const STOP_TIME: Duration = HSM_STOP_TIMEOUT
-    .saturating_mul(2)
-    .saturating_add(AUDIT_STOP_TIMEOUT)
-    .saturating_add(LOG_STOP_TIMEOUT)
-    .saturating_add(SYSLOG_STOP_TIMEOUT)
-    .saturating_add(OTLP_STOP_TIMEOUT)
-    .saturating_add(STOP_MARGIN);
 /// Interval between checks for event loops that are still running.
 const POLL: Duration = Duration::from_millis(2);
 

@@ -175,6 +175,9 @@ fn draining() {
     assert_eq!(proxy.admin_get("/readyz").status, 200);
     proxy.signal("TERM");
     proxy.wait_for("/readyz to be 503", |proxy| proxy.admin_get("/readyz").status == 503);
+    for answer in [proxy.admin_get("/readyz"), proxy.get("/readyz")] {
+        assert_eq!(answer.body, b"not ready: draining\n");
+    }
     assert_eq!(proxy.admin_get("/livez").status, 200);
     assert_eq!(proxy.admin_get("/status.json").json()["isDraining"], true);
     let metrics = String::from_utf8(proxy.admin_get("/metrics").body).unwrap();

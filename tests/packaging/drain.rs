@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use toml::{Table, Value};
-use xks_proxy::limits::{HSM_STOP_TIMEOUT, NLB_DEREGISTERED_DELAY, NLB_UNHEALTHY_DELAY};
+use xks_proxy::limits::{HSM_STOP_TIMEOUT, NLB_DEREGISTERED_DELAY, NLB_UNHEALTHY_DELAY, STOP_TIME};
 
 const TEMPLATE: &str = include_str!("../../packaging/cloudformation/template.yaml");
 const UNIT: &str = include_str!("../../packaging/systemd/xks-proxy.service");
@@ -68,7 +68,7 @@ fn kubernetes() {
         let (delay, timeout) = drain(settings);
         assert!(delay >= NLB_DEREGISTERED_DELAY.max(NLB_UNHEALTHY_DELAY), "{delay:?}");
         let (_, hook) = DEPLOYMENT.split_once("preStop:").expect("preStop");
-        let all = seconds(hook, "sleep:") + delay + timeout + HSM_STOP_TIMEOUT;
+        let all = seconds(hook, "sleep:") + delay + timeout + STOP_TIME;
         let grace = seconds(DEPLOYMENT, "terminationGracePeriodSeconds:");
         assert!(grace >= all, "killed after {grace:?} of {all:?}");
         assert!(SERVICE.contains(&format!("{TERMINATION}=false")));
@@ -76,5 +76,19 @@ fn kubernetes() {
         assert!(interval > delay + timeout, "connections are reset after {interval:?}");
         let deregistration = seconds(SERVICE, "deregistration_delay.timeout_seconds");
         assert!(deregistration <= delay, "{deregistration:?}");
+    }
+}
+
+/// A process that hangs is killed soon: it would not end before the pod's grace period, in which a
+/// healthy one drains.
+#[test]
+fn kubernetes_and_a_process_that_hangs() {
+    let (_, hook) = DEPLOYMENT.split_once("preStop:").expect("preStop");
+    let hook = seconds(hook, "sleep:");
+    for name in ["startupProbe:", "livenessProbe:"] {
+        let (_, probe) = DEPLOYMENT.split_once(name).expect(name);
+        let (probe, _) = probe.split_once("Probe:").expect("another probe");
+        let grace = seconds(probe, "terminationGracePeriodSeconds:");
+        assert!(grace > hook && grace <= hook + HSM_STOP_TIMEOUT + STOP_TIME, "{name} {grace:?}");
     }
 }

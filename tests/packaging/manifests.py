@@ -15,8 +15,10 @@ SOURCE = Path(__file__).resolve().parents[2]
 LABELS = {"app.kubernetes.io/name": "xks-proxy"}
 ANNOTATION = "service.beta.kubernetes.io/aws-load-balancer-"
 # Time in addition to drain_delay_milli and drain_timeout_milli, for closing the HSM's sessions and
-# exiting.
-GRACE_BESIDE_MILLI = 5_000
+# writing the logs: STOP_TIME in src/limits/drain.rs, and a little more.
+GRACE_BESIDE_MILLI = 25_000
+# The same for a process that does not answer /ping, in addition to the preStop hook.
+MAX_HANGING_MILLI = 20_000
 
 failures = []
 
@@ -70,6 +72,10 @@ def check_draining(settings, spec, container, service):
     grace = 1000 * spec["terminationGracePeriodSeconds"]
     needed = hook + drain + GRACE_BESIDE_MILLI
     check(grace >= needed, f"killed after {grace} ms, while the end takes {needed} ms")
+    for probe in ("startupProbe", "livenessProbe"):
+        of_probe = 1000 * container[probe].get("terminationGracePeriodSeconds", grace // 1000)
+        hanging = of_probe - hook
+        check(0 < hanging <= MAX_HANGING_MILLI, f"{probe}: killed {hanging} ms after preStop")
     check(settings["server"]["load_balancer"] == "nlb", "the settings say another load balancer")
     for name in ("NLB_UNHEALTHY_DELAY", "NLB_DEREGISTERED_DELAY"):
         needed = 1000 * limit_seconds(name)

@@ -21,6 +21,8 @@ const RUN_ELSEWHERE: &[(&str, &str)] = &[
 const EXCUSED: &[(&str, &str)] = &[
     ("tests/run", "it runs this test"),
     (".ci/", "it runs this test"),
+    ("SIMULATION_SEED=", "takes a minute; tests/run runs the simulation for some seconds"),
+    ("tests/simulation/mutations", "builds the simulation some 30 times"),
     ("cargo ", "builds, tests and benches of this repository, which .ci/run runs"),
     ("perf/", "measurements, which take from half a minute to hours"),
     (

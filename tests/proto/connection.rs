@@ -465,6 +465,11 @@ fn ping_and_readyz() {
         let (status, body, _) = ask("HEAD", "/readyz", is_ready, is_draining);
         assert_eq!((status, body.len()), (ready, 0));
     }
+    // Load balancers tell a process that ends from one that has failed.
+    for (is_ready, is_draining) in [(true, false), (false, false), (true, true), (false, true)] {
+        let text = String::from_utf8(ask("GET", "/readyz", is_ready, is_draining).1).unwrap();
+        assert_eq!(text.contains("draining"), is_draining, "{text}");
+    }
     let (status, body, _) = ask_with("GET", "/readyz", true, false, true);
     let text = String::from_utf8(body).unwrap();
     assert!(status == 503 && text.contains("clock"), "{text}");
@@ -504,5 +509,6 @@ fn memory_is_wiped_when_it_goes_back() {
     rig.send(&call(&format!("keys/{KEY}/metadata"), &json!({"requestMetadata": metadata()})));
     let job = rig.jobs.pop_front().unwrap();
     assert!(job.request.input.is_empty(), "a pooled request comes empty");
+    assert!(job.request.aad.as_slice().is_empty(), "and without the AAD of the former one");
     assert!(!rig.answers.windows(8).any(|window| window == &b64(secret).as_bytes()[..8]));
 }

@@ -226,6 +226,8 @@ pub enum PlotKind {
     Latency,
     /// Latency over the time of the run
     OverTime,
+    /// Requests offered, answered within 250 ms and refused, over the time of the run
+    Goodput,
     /// 99th percentile by rate
     Rate,
 }

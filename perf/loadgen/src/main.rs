@@ -133,6 +133,7 @@ fn plot_files(arguments: &PlotArguments) -> Result<(), String> {
     let (draw, default): (fn(&[Results], &str) -> String, _) = match arguments.kind {
         PlotKind::Latency => (plot::latency, "Latency by percentile"),
         PlotKind::OverTime => (plot::over_time, "Latency over time"),
+        PlotKind::Goodput => (plot::goodput, "Requests answered within 250 ms"),
         PlotKind::Rate => (plot::rate, "99th percentile by rate"),
     };
     write(&arguments.output, &draw(&runs, arguments.title.as_deref().unwrap_or(default)))

@@ -192,7 +192,9 @@ mod tests {
         let point = |(second, p50_ms): (i32, &f64)| Point {
             seconds: f64::from(second) - 1.0,
             ok: 1,
+            ok_in_250_ms: 1,
             failed: 0,
+            refused: 0,
             p50_ms: *p50_ms,
             p99_ms: *p50_ms,
             max_ms: *p50_ms,

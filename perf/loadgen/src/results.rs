@@ -141,8 +141,14 @@ pub struct Point {
     pub seconds: f64,
     /// Requests answered correctly.
     pub ok: u64,
+    /// Of these, within KMS's 250 ms.
+    #[serde(default)]
+    pub ok_in_250_ms: u64,
     /// Requests that failed in it.
     pub failed: u64,
+    /// Of these, requests that the server answered.
+    #[serde(default)]
+    pub refused: u64,
     /// Median.
     pub p50_ms: f64,
     /// 99th percentile.
@@ -263,6 +269,7 @@ impl Results {
     fn write_text(&self, out: &mut String) -> std::fmt::Result {
         let Results { total, generator, connection_counts: counts, .. } = self;
         let protocol = if self.is_tls { "TLS 1.3" } else { "plain HTTP" };
+        let right = if self.is_checked { "right" } else { "with 200, unchecked" };
         writeln!(
             out,
             "{}: {} connections, {protocol}, {} loop, {:.1} s",
@@ -270,7 +277,7 @@ impl Results {
         )?;
         writeln!(
             out,
-            "  {:.0}/s answered right; {} requests, {} inside 250 ms, {} failed",
+            "  {:.0}/s answered {right}; {} requests, {} inside 250 ms, {} failed",
             total.ok_per_second, total.requests, total.ok_in_250_ms, total.failed
         )?;
         write_latency(out, "all", &total.latency_ms)?;
@@ -285,7 +292,7 @@ impl Results {
             let PhaseSummary { summary, .. } = phase;
             writeln!(
                 out,
-                "{:14} {:.0}/s answered right, {} failed",
+                "{:14} {:.0}/s answered {right}, {} failed",
                 "", summary.ok_per_second, summary.failed
             )?;
         }

@@ -429,7 +429,9 @@ fn over_time(plan: &Plan, intervals: &BTreeMap<u64, Tally>) -> Vec<Point> {
         .map(|(index, tally)| Point {
             seconds: (millis(index * nanos(plan.interval)) - millis(nanos(warm_up))) / 1e3,
             ok: tally.latency.len(),
+            ok_in_250_ms: tally.in_time,
             failed: tally.failed,
+            refused: tally.refused,
             p50_ms: millis(tally.latency.value_at_quantile(0.5)),
             p99_ms: millis(tally.latency.value_at_quantile(0.99)),
             max_ms: millis(tally.latency.max()),

@@ -44,21 +44,24 @@ pub struct Tally {
     pub in_time: u64,
     /// Failed requests.
     pub failed: u64,
+    /// Failed requests that the server answered.
+    pub refused: u64,
 }
 
 impl Tally {
     /// Makes an empty tally, with latency to `digits` significant digits.
     #[must_use]
     pub fn new(digits: u8) -> Self {
-        Self { latency: histogram(digits), in_time: 0, failed: 0 }
+        Self { latency: histogram(digits), in_time: 0, failed: 0, refused: 0 }
     }
 
-    fn record(&mut self, latency: Nanos, is_right: bool) {
-        if is_right {
+    fn record(&mut self, latency: Nanos, failure: Option<(u16, &str)>) {
+        if let Some((status, _)) = failure {
+            self.failed += 1;
+            self.refused += u64::from(status != 0);
+        } else {
             self.latency.saturating_record(latency);
             self.in_time += u64::from(latency <= nanos(KMS_TIMEOUT));
-        } else {
-            self.failed += 1;
         }
     }
 
@@ -68,6 +71,7 @@ impl Tally {
         let _ = self.latency.add(&other.latency);
         self.in_time += other.in_time;
         self.failed += other.failed;
+        self.refused += other.refused;
     }
 }
 
@@ -179,10 +183,10 @@ impl Stats {
         latency: Nanos,
         failure: Option<(u16, &str)>,
     ) {
-        self.interval.tally.record(latency, failure.is_none());
+        self.interval.tally.record(latency, failure);
         let Some(phase) = phase else { return };
-        self.operations[operation as usize].record(latency, failure.is_none());
-        self.phases[phase].record(latency, failure.is_none());
+        self.operations[operation as usize].record(latency, failure);
+        self.phases[phase].record(latency, failure);
         if let Some((status, name)) = failure {
             self.phase_failures[phase].saturating_record(latency);
             self.outcome(status, name).saturating_record(latency);
@@ -275,7 +279,8 @@ mod tests {
         assert_eq!(total, 1000);
     }
 
-    /// Answers after KMS's time limit are counted separately, and a warm-up not at all.
+    /// Answers after KMS's time limit are counted separately, and so are refusals among what failed; a
+    /// warm-up is not counted at all.
     #[test]
     fn in_time_is_250_milliseconds() {
         let mut stats = Stats::new(1);
@@ -283,9 +288,11 @@ mod tests {
             stats.record(Operation::Decrypt, Some(0), millis * 1_000_000, None);
         }
         stats.record(Operation::Decrypt, Some(0), 1, Some((429, "ThrottlingException")));
+        stats.record(Operation::Decrypt, Some(0), 1, Some((0, "timeout")));
         stats.record(Operation::Decrypt, None, 1, None);
         let tally = &stats.operations[Operation::Decrypt as usize];
-        assert_eq!((tally.latency.len(), tally.in_time, tally.failed), (3, 2, 1));
+        assert_eq!((tally.latency.len(), tally.in_time), (3, 2));
+        assert_eq!((tally.failed, tally.refused), (2, 1));
         assert_eq!(stats.phases[0].in_time, 2);
     }
 }

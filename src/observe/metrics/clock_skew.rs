@@ -11,13 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::signing_delay::SigningDelay;
 use crate::limits::{
-    CLOCK_SAMPLE_INTERVAL, CLOCK_SKEW_WARNING, CLOCK_SKEW_WINDOW, MAX_CLOCK_SAMPLES,
-    MIN_CLOCK_SAMPLES, MIN_CLOCK_STEP,
+    CLOCK_SAMPLE_INTERVAL, CLOCK_SKEW_WARNING, CLOCK_SKEW_WINDOW, MAX_CLOCK_OFF_TIME,
+    MAX_CLOCK_SAMPLES, MIN_CLOCK_SAMPLES, MIN_CLOCK_STEP,
 };
-
-/// The answer of `/readyz` while the clock is off.
-pub const CLOCK_IS_OFF: &str = "not ready: the clock of this machine differs from that of the signed \
-                                requests by [server] unready_at_clock_skew_secs or more\n";
 
 /// The samples, and the estimate that is made of them once a second.
 #[derive(Debug)]
@@ -38,6 +34,12 @@ pub struct ClockSkew {
     wall_offset_milli: AtomicI64,
     /// The clock is off from this difference on; 0 means never.
     unready_at_secs: AtomicU64,
+    /// The clock was off when it was last known, and stays so: see [`ClockSkew::judge`].
+    is_off: AtomicBool,
+    /// How often it was found off since it was last right, or stepped.
+    times_off: AtomicU32,
+    /// The second in which it was last known to be off.
+    last_off: AtomicU32,
     /// A warning has been logged, and the clock has not been right since.
     is_warned: AtomicBool,
 }
@@ -88,6 +90,9 @@ impl Default for ClockSkew {
             estimate: AtomicU64::default(),
             wall_offset_milli: AtomicI64::new(i64::MIN),
             unready_at_secs: AtomicU64::default(),
+            is_off: AtomicBool::default(),
+            times_off: AtomicU32::default(),
+            last_off: AtomicU32::default(),
             is_warned: AtomicBool::default(),
         }
     }
@@ -162,9 +167,15 @@ impl ClockSkew {
     /// Returns whether the clock is so far off that this process should not be ready.
     #[must_use]
     pub fn is_off(&self) -> bool {
+        match self.ahead_secs() {
+            Some(ahead_secs) => self.is_too_much(ahead_secs),
+            None => self.is_off.load(Ordering::Relaxed) && self.is_too_much(i64::MAX),
+        }
+    }
+
+    fn is_too_much(&self, ahead_secs: i64) -> bool {
         let unready_at_secs = self.unready_at_secs.load(Ordering::Relaxed);
-        unready_at_secs > 0
-            && self.ahead_secs().is_some_and(|ahead| ahead.unsigned_abs() >= unready_at_secs)
+        unready_at_secs > 0 && ahead_secs.unsigned_abs() >= unready_at_secs
     }
 
     /// Sets the difference from which on the process should not be ready; 0 means never.
@@ -188,6 +199,8 @@ impl ClockSkew {
         }
         self.usable.store(0, Ordering::Relaxed);
         self.estimate.store(0, Ordering::Relaxed);
+        self.is_off.store(false, Ordering::Relaxed);
+        self.times_off.store(0, Ordering::Relaxed);
         self.is_warned.store(false, Ordering::Relaxed);
     }
 
@@ -208,9 +221,38 @@ impl ClockSkew {
             }
             _ => None,
         };
+        self.judge(second, median);
         self.estimate.store(pack(second, median.unwrap_or(UNKNOWN)), Ordering::Relaxed);
         if let Some(ahead_secs) = median {
             self.warn(ahead_secs);
+        }
+    }
+
+    /// Decides whether the clock is off. A process that is not ready gets no requests that would show
+    /// that the clock is still wrong. So it is tried again, after twice the time each time: a load
+    /// balancer needs seconds to notice, and all requests until then are refused.
+    fn judge(&self, second: u32, ahead_secs: Option<i32>) {
+        match ahead_secs.map(|ahead_secs| self.is_too_much(ahead_secs.into())) {
+            Some(true) => {
+                if !self.is_off.swap(true, Ordering::Relaxed) {
+                    self.times_off.fetch_add(1, Ordering::Relaxed);
+                }
+                self.last_off.store(second, Ordering::Relaxed);
+            }
+            Some(false) => {
+                self.is_off.store(false, Ordering::Relaxed);
+                self.times_off.store(0, Ordering::Relaxed);
+            }
+            None => {
+                let doublings = self.times_off.load(Ordering::Relaxed).saturating_sub(1).min(16);
+                let off_secs = CLOCK_SKEW_WINDOW.as_secs() << doublings;
+                let off_secs = off_secs.min(MAX_CLOCK_OFF_TIME.as_secs());
+                // The samples themselves have lasted for the first minute of it.
+                let since = u64::from(second.saturating_sub(self.last_off.load(Ordering::Relaxed)));
+                if since + CLOCK_SKEW_WINDOW.as_secs() > off_secs {
+                    self.is_off.store(false, Ordering::Relaxed);
+                }
+            }
         }
     }
 
@@ -291,6 +333,55 @@ mod tests {
         assert_eq!(rig.skew.ahead_secs(), Some(-600));
         rig.pass(Duration::from_secs(3));
         assert_eq!((rig.skew.ahead_secs(), rig.skew.is_off()), (None, false));
+    }
+
+    /// A load balancer sends no requests to a process that is not ready. It is tried again after one
+    /// minute, two, four, and so on to a quarter of an hour, until the clock is right or stepped.
+    #[test]
+    fn rarer_trials() {
+        let mut rig = Rig::new();
+        let off_for = |rig: &mut Rig| {
+            rig.note(MIN_CLOCK_SAMPLES, 600);
+            assert!(rig.skew.is_off());
+            let seconds = (1..).find(|_| {
+                rig.pass(Duration::from_secs(1));
+                !rig.skew.is_off()
+            });
+            assert_eq!(rig.skew.ahead_secs(), None);
+            seconds.unwrap()
+        };
+        let near = |found: u32, expected: u32| assert!(found.abs_diff(expected) <= 2, "{found}");
+        for expected in [60, 120, 240, 480, 900, 900] {
+            near(off_for(&mut rig), expected);
+        }
+        // Slewed until it is right, and wrong again.
+        for is_ahead in [false, true] {
+            for _ in 0..1_200 {
+                let part = Duration::from_millis(500);
+                rig.wall = if is_ahead { rig.wall + part } else { rig.wall - part };
+                rig.pass(Duration::from_secs(1));
+            }
+            if !is_ahead {
+                rig.note(MIN_CLOCK_SAMPLES, 0);
+                assert!(!rig.skew.is_off());
+            }
+        }
+        near(off_for(&mut rig), 60);
+        near(off_for(&mut rig), 120);
+        rig.note(MIN_CLOCK_SAMPLES, 600);
+        rig.pass(CLOCK_SKEW_WINDOW + Duration::from_secs(5));
+        assert!(rig.skew.is_off());
+        rig.skew.set_unready_at(Duration::ZERO);
+        assert!(!rig.skew.is_off());
+        rig.skew.set_unready_at(Duration::from_secs(270));
+        assert!(rig.skew.is_off());
+        for is_right in [true, false] {
+            let step = Duration::from_secs(600);
+            rig.wall = if is_right { rig.wall - step } else { rig.wall + step };
+            rig.pass(Duration::from_secs(1));
+            assert!(!rig.skew.is_off());
+        }
+        near(off_for(&mut rig), 60);
     }
 
     /// Requests come slowly, or thousands at a time; the estimate is that of the last minute.

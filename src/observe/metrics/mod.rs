@@ -25,7 +25,7 @@ use std::time::{Instant, SystemTime};
 use parking_lot::Mutex;
 
 pub use self::certificate::CertificateMetrics;
-pub use self::clock_skew::{CLOCK_IS_OFF, ClockSkew, SignedAt};
+pub use self::clock_skew::{ClockSkew, SignedAt};
 use self::counter::SharedCounter;
 pub use self::credential::CredentialMetrics;
 pub use self::event_loop::{Durations, LoopMetrics};

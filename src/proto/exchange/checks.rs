@@ -9,7 +9,8 @@ use super::{
 use crate::job::InlineBytes;
 use crate::limits::CLOCK_SAMPLE_INTERVAL;
 use crate::observe::audit::handle::CannotAudit;
-use crate::observe::metrics::{CLOCK_IS_OFF, SignedAt};
+use crate::observe::metrics::SignedAt;
+use crate::observe::readiness;
 use crate::proto::http::body::Whole;
 use crate::proto::http::request::Head;
 use crate::proto::loop_state::{LoopState, Snapshot};
@@ -203,11 +204,10 @@ fn answer_load_balancer(
         return Err(ApiError::method_not_allowed("GET, HEAD"));
     }
     Ok(match endpoint {
-        Route::Ready if !snapshot.is_ready || snapshot.is_draining => {
-            AnswerSource::Text(503, "not ready\n")
-        }
-        Route::Ready if snapshot.is_clock_off => AnswerSource::Text(503, CLOCK_IS_OFF),
-        Route::Ready => AnswerSource::Text(200, "ready\n"),
+        Route::Ready if snapshot.is_draining => AnswerSource::Text(503, readiness::IS_DRAINING),
+        Route::Ready if !snapshot.is_ready => AnswerSource::Text(503, readiness::NOT_READY),
+        Route::Ready if snapshot.is_clock_off => AnswerSource::Text(503, readiness::CLOCK_IS_OFF),
+        Route::Ready => AnswerSource::Text(200, readiness::READY),
         _ => AnswerSource::Text(
             200,
             concat!("pong from ", env!("CARGO_PKG_NAME"), " v", env!("CARGO_PKG_VERSION"), "\n"),
