@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::limits::{MAX_RECONNECT_BACKOFF, MIN_RECONNECT_BACKOFF};
+use crate::sync::random;
 
 /// Waits that double, with jitter, so that attempts which failed together are not repeated
 /// together.
@@ -41,10 +42,7 @@ impl Backoff {
 /// Returns a random duration between three quarters and five quarters of `wait`.
 #[must_use]
 pub fn jittered(wait: Duration) -> Duration {
-    use std::hash::{BuildHasher as _, RandomState};
-    // The standard library's hasher has a random key, which is random enough for this purpose.
-    let random = RandomState::new().hash_one(wait) % 512;
-    wait * 3 / 4 + wait * u32::try_from(random).unwrap_or(0) / 1024
+    wait * 3 / 4 + wait * u32::try_from(random() % 512).unwrap_or(0) / 1024
 }
 
 #[cfg(test)]

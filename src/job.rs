@@ -9,11 +9,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::Mutex;
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::limits::{GCM_TAG_BYTES, MAX_CIPHERTEXT_METADATA_BYTES, MAX_GCM_IV_BYTES};
+use crate::sync::Mutex;
 
 /// The key of a job, as an index into the labels of external keys given to the HSM side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -48,3 +48,4 @@ pub mod rate;
 pub mod server;
 pub mod settings;
 pub mod state;
+pub mod sync;

@@ -2,15 +2,14 @@
 //! consecutive faults or a failed health check, and closed by a successful one. It also keeps a
 //! record of recent outcomes.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use crate::limits::{
     HALF_OPEN_SUCCESSES, MAX_EXPIRED_IN_A_ROW, MAX_FAULTS_IN_A_ROW, MIN_DEGRADED_FAULTS,
     RECENT_FAULTS, RECENT_TRAFFIC, TOKEN_FAULT_WINDOW,
 };
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The circuit breaker of one token.
 pub struct CircuitBreaker {
@@ -100,9 +99,11 @@ impl CircuitBreaker {
         if self.expired_in_a_row.load(Ordering::Relaxed) != 0 {
             self.expired_in_a_row.store(0, Ordering::Relaxed);
         }
-        let left = self.half_open_successes.load(Ordering::Relaxed);
-        if left > 0 {
-            self.half_open_successes.store(left - 1, Ordering::Relaxed);
+        if self.is_half_open() {
+            // Not a store: the breaker may have been opened and closed again in the meantime.
+            let left = &self.half_open_successes;
+            let less = |left: u32| left.checked_sub(1);
+            let _ = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
         is_first
     }

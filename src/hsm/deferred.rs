@@ -1,11 +1,9 @@
 //! Jobs that wait because slow calls with their key occupy the key's share of the sessions.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use parking_lot::Mutex;
-
 use super::queued::Queued;
 use crate::limits::MAX_QUEUED_JOBS_PER_TOKEN;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// The deferred jobs of one token.
 #[derive(Default)]

@@ -8,10 +8,11 @@ use super::fleet::Fleet;
 use super::key_breaker::Change;
 use super::token::Token;
 use crate::job::Failure;
+use crate::sync::clock;
 
 /// Applies an attributed fault. Takes the token out of service if it has failed too often in a row.
 pub fn apply(fleet: &Fleet, token: &Token, about: Failed, fault: Fault, scope: FaultScope) {
-    let now = Instant::now();
+    let now = clock::now();
     let are_keys_missed = fault == Fault::KEYS_MISSED;
     if are_keys_missed {
         // The health checker finds out whether the keys were deleted or the token is in trouble.

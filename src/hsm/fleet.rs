@@ -1,7 +1,6 @@
 //! All tokens of the HSM side, and the queueing and moving of jobs between them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -17,6 +16,8 @@ use super::token_set::TokenSet;
 use super::witness::Witnesses;
 use crate::job::{CompletionQueue, Failure, FleetHealth, Job};
 use crate::limits::MAX_TOKENS;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::clock;
 
 /// The tokens, and the state that they share.
 pub struct Fleet {
@@ -40,6 +41,9 @@ pub struct Fleet {
     pub monitor_signal: Signal,
     /// True if the fleet is being stopped and accepts no more jobs.
     pub is_stopping: AtomicBool,
+    /// True once the fleet no longer serves its queues: a job that is queued from then on is answered
+    /// by the thread that queues it.
+    has_stopped: AtomicBool,
     /// Number of the fleet's threads that are alive.
     pub threads: AtomicUsize,
     /// Notifies the thread that stops the fleet when a thread ends, and the thread that starts the
@@ -64,10 +68,11 @@ impl Fleet {
             hedge_budget: HedgeBudget::new(hedging.budget_percent),
             witnesses,
             number,
-            start: Instant::now(),
+            start: clock::now(),
             health: ArcSwap::default(),
             monitor_signal: Signal::default(),
             is_stopping: AtomicBool::new(false),
+            has_stopped: AtomicBool::new(false),
             threads: AtomicUsize::new(0),
             progress: Signal::default(),
         }
@@ -85,7 +90,7 @@ impl Fleet {
         if jobs.is_empty() {
             return;
         }
-        let now = Instant::now();
+        let now = clock::now();
         let is_stopping = self.is_stopping();
         self.hedge_budget.earn(jobs.len());
         // Each token is inspected once for the whole batch.
@@ -112,11 +117,7 @@ impl Fleet {
             let pushed = candidate.map_or(0, |candidate| candidate.pushed);
             if pushed > 0 {
                 are_more_wanted |= token.pool.wake(pushed);
-                // The token may have been taken out of service since it was selected, and its queue
-                // emptied before the push.
-                if !token.circuit_breaker.is_usable() {
-                    self.evacuate(token);
-                }
+                self.serve_late_jobs(token);
             }
         }
         if are_more_wanted {
@@ -155,16 +156,37 @@ impl Fleet {
         } else {
             self.monitor_signal.notify_if_waiting();
         }
-        // The token may have been taken out of service, and its queue emptied before the push.
+        self.serve_late_jobs(token);
+        Ok(())
+    }
+
+    /// Empties a queue that nothing else will empty, after a job was pushed: since it was selected,
+    /// the token may have been taken out of service, or the fleet have stopped.
+    fn serve_late_jobs(&self, token: &Token) {
         if !token.circuit_breaker.is_usable() {
             self.evacuate(token);
         }
-        Ok(())
+        if self.has_stopped.load(Ordering::Acquire) {
+            self.answer_waiting(token);
+        }
+    }
+
+    /// Answers the jobs that still wait, now that the fleet no longer serves its queues.
+    pub fn stop_serving(&self) {
+        // Before the queues are emptied, so that a job that is pushed afterwards is noticed.
+        self.has_stopped.store(true, Ordering::Release);
+        self.tokens.iter().for_each(|token| self.answer_waiting(token));
+    }
+
+    fn answer_waiting(&self, token: &Token) {
+        for queued in token.drain() {
+            self.inboxes.send(queued.complete(Err(Failure::NoToken), None, 0));
+        }
     }
 
     /// Moves all jobs of a token that is out of service to other tokens, or answers them.
     pub fn evacuate(&self, token: &Token) {
-        for mut queued in token.drain_unexpired(Instant::now()) {
+        for mut queued in token.drain_unexpired(clock::now()) {
             queued.tried.insert(token.index);
             if let Err(queued) = self.reassign(token, queued) {
                 self.inboxes.send(queued.complete(Err(Failure::NoToken), Some(token.index), 0));
@@ -177,10 +199,7 @@ impl Fleet {
         match token.queue.push_front(queued) {
             Ok(()) => {
                 token.pool.wake(1);
-                // If the token is out of service, nothing else empties its queue.
-                if !token.circuit_breaker.is_usable() {
-                    self.evacuate(token);
-                }
+                self.serve_late_jobs(token);
             }
             Err(queued) => {
                 let failure = Err(queued.failure.unwrap_or(Failure::Overloaded));

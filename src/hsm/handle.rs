@@ -1,8 +1,6 @@
 //! The handle through which the rest of the program uses the HSM side.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::fleet::Fleet;
@@ -12,6 +10,8 @@ use super::stats::{TokenStats, stats};
 use super::token::Token;
 use crate::job::{Failure, FleetHealth, Job};
 use crate::limits::{HSM_STOP_TIMEOUT, MIN_CLOSE_WAIT};
+use crate::sync::atomic::Ordering;
+use crate::sync::{clock, mpsc, thread};
 
 /// The HSM side: the tokens, with their queues and session workers.
 pub struct Hsm {
@@ -33,9 +33,9 @@ impl Hsm {
         }
         let is_known =
             |token: &Token| !token.circuit_breaker.is_usable() || !token.backend.has_new_labels();
-        let end = Instant::now() + timeout;
+        let end = clock::now() + timeout;
         while !fleet.tokens.iter().all(is_known) {
-            if Instant::now() >= end {
+            if clock::now() >= end {
                 return false;
             }
             fleet.progress.wait_until(end);
@@ -132,15 +132,11 @@ impl Hsm {
             token.checker_signal.notify();
         }
         fleet.monitor_signal.notify();
-        let end = Instant::now() + timeout;
-        while fleet.threads.load(Ordering::Acquire) > 0 && Instant::now() < end {
+        let end = clock::now() + timeout;
+        while fleet.threads.load(Ordering::Acquire) > 0 && clock::now() < end {
             fleet.progress.wait_until(end);
         }
-        for token in &fleet.tokens {
-            for queued in token.drain() {
-                fleet.inboxes.send(queued.complete(Err(Failure::NoToken), None, 0));
-            }
-        }
+        fleet.stop_serving();
         let is_done = fleet.threads.load(Ordering::Acquire) == 0;
         self.close_backends(end) && is_done
     }
@@ -158,7 +154,7 @@ impl Hsm {
             let _ = done.send(());
         };
         let started = thread::Builder::new().name("hsm-close".to_owned()).spawn(close);
-        let patience = end.saturating_duration_since(Instant::now()).max(MIN_CLOSE_WAIT);
+        let patience = end.saturating_duration_since(clock::now()).max(MIN_CLOSE_WAIT);
         started.is_ok() && is_done.recv_timeout(patience).is_ok()
     }
 }

@@ -1,13 +1,13 @@
 //! The fleet's health, as reported by GetHealthStatus.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::fleet::Fleet;
 use super::token::Token;
 use crate::job::{FleetHealth, HealthStatus, TokenHealth};
 use crate::limits::{MAX_HEALTH_AGE, MAX_HEALTH_CHECK};
+use crate::sync::atomic::Ordering;
 
 /// Returns whether neither a health check nor a job returned recently, so that the token's state is
 /// unknown.

@@ -2,7 +2,6 @@
 //! and recovers the token step by step, independently of busy or hung workers.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::backend::{AnyKey, Evidence, Fault, Health, KeyChoice as _, OpenError};
@@ -12,7 +11,6 @@ use super::fleet::Fleet;
 use super::in_flight_call::InFlightCall;
 use super::monitored_session::{Abandoned, CallError, MonitoredSession};
 use super::prover;
-use super::service_time::thread_cpu_time;
 use super::token::Token;
 use crate::backoff::Backoff;
 use crate::limits::{
@@ -21,6 +19,8 @@ use crate::limits::{
     MIN_STABLE_TIME, MISSING_LABEL_INTERVAL, RECONNECTS_BEFORE_REINITIALIZE,
     REFUSED_LOGIN_INTERVAL, RETURN_WITHIN_PERCENT, SILENT_HEALTH_CHECK_INTERVAL,
 };
+use crate::sync::atomic::Ordering;
+use crate::sync::clock;
 
 /// Runs until the fleet stops, the token proves unfit, or a call hangs, in which case this health
 /// checker is replaced.
@@ -100,7 +100,7 @@ impl HealthChecker<'_> {
                 self.failures += 1;
                 if self.reinitialize()? { MIN_RECONNECT_BACKOFF } else { self.backoff.wait() }
             };
-            let end = Instant::now() + pause;
+            let end = clock::now() + pause;
             if is_healthy {
                 prover::prove_keys(self.fleet, self.token, &mut self.session, end)?;
             }
@@ -140,7 +140,7 @@ impl HealthChecker<'_> {
     /// Tries keys that are out of use and that no request has tried: a replica that is not ready
     /// gets no requests, so nothing else would try them.
     fn try_keys_out_of_use(&mut self) -> Result<(), Abandoned> {
-        let untried = self.token.key_breakers.take_untried(MAX_EVIDENCE_KEYS, Instant::now());
+        let untried = self.token.key_breakers.take_untried(MAX_EVIDENCE_KEYS, clock::now());
         for (key, direction) in untried {
             if self.token.hangs.is_slow(key) {
                 continue;
@@ -151,7 +151,7 @@ impl HealthChecker<'_> {
                 keys.uses(Some(key));
                 session.try_key(key, direction)
             })?;
-            let now = Instant::now();
+            let now = clock::now();
             match evidence {
                 Evidence::Passed => faults::key_succeeded(self.token, (key, direction), now),
                 Evidence::Failed => self.token.key_breakers.still_fails(key, direction, now),
@@ -165,7 +165,8 @@ impl HealthChecker<'_> {
     /// token whose health checks pass while its jobs fail would be put back in use at once each
     /// time, with new sessions.
     fn back_off_after_relapse(&mut self) {
-        let is_new_to_this = |then: Instant| then.elapsed() < MIN_STABLE_TIME;
+        let is_new_to_this =
+            |then: Instant| clock::now().saturating_duration_since(then) < MIN_STABLE_TIME;
         if !self.token.circuit_breaker.is_usable() && self.put_in_use_at.is_some_and(is_new_to_this)
         {
             let pause = self.relapses.wait();
@@ -177,8 +178,8 @@ impl HealthChecker<'_> {
 
     /// Waits for `time`, ignoring signals, unless the fleet stops.
     fn ignore_signals_for(&self, time: Duration) {
-        let end = Instant::now() + time;
-        while Instant::now() < end && !self.fleet.is_stopping() {
+        let end = clock::now() + time;
+        while clock::now() < end && !self.fleet.is_stopping() {
             self.token.checker_signal.wait_until(end);
         }
     }
@@ -264,7 +265,7 @@ impl HealthChecker<'_> {
             return;
         }
         self.token.counters.put_in_use.fetch_add(1, Ordering::Relaxed);
-        self.put_in_use_at = Some(Instant::now());
+        self.put_in_use_at = Some(clock::now());
         let identity = self.token.backend.identity();
         tracing::info!(
             token = identity.label,
@@ -306,7 +307,7 @@ impl HealthChecker<'_> {
         };
         let is_new = {
             let mut state = self.token.checker.lock();
-            state.checked_at = Some(Instant::now());
+            state.checked_at = Some(clock::now());
             let is_new = trouble.is_some() && state.trouble != trouble;
             state.trouble.clone_from(&trouble);
             is_new
@@ -353,13 +354,13 @@ impl HealthChecker<'_> {
     fn time_configured_key(&mut self) -> Result<Option<Duration>, Abandoned> {
         self.session.call(MAX_MAINTENANCE_CALL, |session, keys| {
             let session = session.as_mut()?;
-            let mut start = Instant::now();
+            let mut start = clock::now();
             let mut found = session.try_configured_key(&keys);
             if found == Evidence::Unavailable {
-                start = Instant::now();
+                start = clock::now();
                 found = session.try_configured_key(&AnyKey);
             }
-            (found == Evidence::Passed).then(|| start.elapsed())
+            (found == Evidence::Passed).then(|| clock::now().saturating_duration_since(start))
         })
     }
 
@@ -418,7 +419,7 @@ impl HealthChecker<'_> {
     fn failed(&mut self, trouble: String, is_token: bool) {
         let is_known = {
             let mut state = self.token.checker.lock();
-            state.checked_at = Some(Instant::now());
+            state.checked_at = Some(clock::now());
             state.trouble.replace(trouble.clone()).is_some_and(|known| known == trouble)
         };
         if !is_known {
@@ -427,7 +428,7 @@ impl HealthChecker<'_> {
         }
         // A token that answers jobs stays in service despite a failed health check.
         let answers = self.token.backend.missed_keys() == 0
-            && self.token.circuit_breaker.is_answering(Instant::now())
+            && self.token.circuit_breaker.is_answering(clock::now())
             && self.token.circuit_breaker.faults_in_a_row() == 0
             && self.token.circuit_breaker.unanswered().is_none();
         if is_token && !answers {
@@ -442,11 +443,11 @@ impl HealthChecker<'_> {
     ) -> Result<(Health, Duration), CallError> {
         self.session.try_call(MAX_MAINTENANCE_CALL, |session, keys| {
             let Some(session) = session else { return Ok((Health::Good, Duration::ZERO)) };
-            let (start, cpu) = (Instant::now(), thread_cpu_time());
+            let (start, cpu) = (clock::now(), clock::thread_cpu_time());
             let result = session.check_health(&keys);
-            let wall = start.elapsed();
+            let wall = clock::now().saturating_duration_since(start);
             if result.is_ok() {
-                took(keys.token, wall, thread_cpu_time().saturating_sub(cpu));
+                took(keys.token, wall, clock::thread_cpu_time().saturating_sub(cpu));
             }
             result.map(|health| (health, wall))
         })
@@ -454,7 +455,7 @@ impl HealthChecker<'_> {
 
     fn sample(token: &Token, wall: Duration, cpu: Duration) {
         token.service_time.seed(wall);
-        if let Some(locality) = token.service_time.sample_cpu(cpu, wall, Instant::now()) {
+        if let Some(locality) = token.service_time.sample_cpu(cpu, wall, clock::now()) {
             token.set_locality(locality);
         }
     }
@@ -462,7 +463,7 @@ impl HealthChecker<'_> {
     /// Lists the keys if that is due or a handle was found stale. Returns false if keys have
     /// disappeared; the token is then out of service.
     fn list(&mut self) -> Result<bool, Abandoned> {
-        let age = self.listed_at.map(|then| then.elapsed());
+        let age = self.listed_at.map(|then| clock::now().saturating_duration_since(then));
         let is_due = match age {
             None => true,
             Some(age) if age >= KEY_REFRESH_INTERVAL => true,
@@ -481,7 +482,7 @@ impl HealthChecker<'_> {
         });
         self.token.checker.lock().is_listing = false;
         match result {
-            Ok(()) => self.listed_at = Some(Instant::now()),
+            Ok(()) => self.listed_at = Some(clock::now()),
             Err(CallError::Abandoned(abandoned)) => return Err(abandoned),
             Err(CallError::Fault(fault)) if fault == Fault::KEYS_MISSED => {
                 self.check_failed(fault, true)?;

@@ -6,7 +6,6 @@
 //! session is free for it, so that an overloaded fleet gets no additional work.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
@@ -23,6 +22,8 @@ use crate::job::Job;
 use crate::limits::{
     HEDGE_FACTOR, MIN_HEDGE_AFTER, MIN_MONITOR_TICK, MONITOR_TICK, UNKNOWN_HEDGE_AFTER,
 };
+use crate::sync::atomic::Ordering;
+use crate::sync::clock;
 
 /// Returns the duration after which a call is hedged; `None` if calls are not hedged.
 #[must_use]
@@ -154,7 +155,7 @@ pub fn move_stalled_jobs(fleet: &Fleet, token: &Token) {
         return;
     }
     let mut kept = Vec::new();
-    for queued in token.drain_unexpired(Instant::now()) {
+    for queued in token.drain_unexpired(clock::now()) {
         // The job has not been tried here, so it may come back if it fails on the other token.
         let mut not_these = queued.tried.union(queued.lacking);
         not_these.insert(token.index);

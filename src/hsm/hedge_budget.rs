@@ -1,8 +1,7 @@
 //! The budget for second attempts at slow calls: a percentage of calls.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-
 use crate::limits::MAX_HEDGE_BURST;
+use crate::sync::atomic::{AtomicI64, Ordering};
 
 /// The price of a hedge. Each call earns as many units as the percentage.
 const HEDGE_PRICE: i64 = 100;

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::backend::KeyUse;
 use super::outbox::Outbox;
 use super::queued::{Queued, key_use};
@@ -12,6 +10,7 @@ use super::race::Race;
 use super::token_set::TokenSet;
 use super::worker_pool::WorkerState;
 use crate::job::{ReplyTo, Request};
+use crate::sync::{Mutex, clock};
 
 /// A thread's current call, if any.
 #[derive(Default)]
@@ -113,6 +112,14 @@ pub enum Inspection {
     NowAbandoned(WorkerState, Option<JobCall>),
 }
 
+fn worker_state(is_running: bool, is_stalled: bool) -> WorkerState {
+    match (is_running, is_stalled) {
+        (false, _) => WorkerState::NotRunning,
+        (true, false) => WorkerState::Running,
+        (true, true) => WorkerState::Stalled,
+    }
+}
+
 impl InFlightCall {
     /// Records the start of a call that is not for a job. `is_running` is true if the thread is one
     /// of the token's running workers.
@@ -149,7 +156,7 @@ impl InFlightCall {
         {
             running.job = key.map(|key| JobCall { key: Some(key), time: None });
             if let Some(max) = max {
-                running.until = Instant::now() + max;
+                running.until = clock::now() + max;
             }
         }
     }
@@ -184,11 +191,7 @@ impl InFlightCall {
             Call::Abandoned(_) => Inspection::Busy,
             Call::Running(Running { until, is_running, is_stalled, job, .. }) if now >= *until => {
                 let job = *job;
-                let state = match (*is_running, *is_stalled) {
-                    (false, _) => WorkerState::NotRunning,
-                    (true, false) => WorkerState::Running,
-                    (true, true) => WorkerState::Stalled,
-                };
+                let state = worker_state(*is_running, *is_stalled);
                 *call = Call::Abandoned(job.and_then(|job| job.key));
                 Inspection::NowAbandoned(state, job)
             }
@@ -200,6 +203,19 @@ impl InFlightCall {
             }
             Call::Running(_) => Inspection::Busy,
         }
+    }
+
+    /// Writes off the call of a thread that ends by a panic. Returns the state that its worker was
+    /// in, unless the monitor has written the call off.
+    pub fn write_off(&self) -> Option<WorkerState> {
+        let mut call = self.call.lock();
+        let state = match &*call {
+            Call::Abandoned(_) => return None,
+            Call::Running(running) => worker_state(running.is_running, running.is_stalled),
+            Call::None => WorkerState::Running,
+        };
+        *call = Call::Abandoned(None);
+        Some(state)
     }
 
     /// Hedges a call that takes longer than `after`, once. `hedge` receives the attempt and the

@@ -8,10 +8,7 @@
 //! first success closes it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use super::backend::Direction;
 use crate::backoff::jittered;
@@ -20,6 +17,8 @@ use crate::limits::{
     KEY_FAULT_EXPIRY, KEY_FAULT_SPAN, KEY_TRIAL_INTERVAL, MIN_DOUBTFUL_KEY_FAULTS, MIN_KEY_FAULTS,
     MIN_KEY_FAULTS_IN_TROUBLE,
 };
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// The breaker of one key and direction on one token, created by the first fault.
 #[derive(Clone, Copy, Debug)]

@@ -10,10 +10,7 @@
 //! - A single session that hangs therefore blocks no key, since the key succeeds in other sessions.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
-
-use parking_lot::Mutex;
 
 use super::backend::{Direction, KeyUse};
 use crate::job::KeyIndex;
@@ -21,6 +18,8 @@ use crate::limits::{
     MAX_HANG_BACKOFF, MAX_OVERDUE_CALLS_OF_KEYS, MAX_OVERDUE_CALLS_PER_KEY, MAX_STALLED_TO_HEDGE,
     MIN_HANG_BACKOFF, OTHER_KEYS_SERVED_WINDOW,
 };
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The calls of one key and direction.
 #[derive(Debug, Default)]

@@ -1,11 +1,11 @@
 //! Search of the usable tokens for keys, before the settings that name them are applied.
 
-use std::sync::{Arc, mpsc};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::backend::FoundKey;
 use super::handle::Hsm;
+use crate::sync::{clock, mpsc, thread};
 
 /// The answer of one token.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ impl Hsm {
     /// is left to answer in a thread of its own.
     #[must_use]
     pub fn search(&self, names: &Arc<[Box<str>]>, timeout: Duration) -> Vec<TokenKeys> {
-        let end = Instant::now() + timeout;
+        let end = clock::now() + timeout;
         let (answer, answers) = mpsc::channel();
         let usable = self.fleet.tokens.iter().enumerate();
         let usable = usable.filter(|(_, token)| token.circuit_breaker.is_usable());
@@ -45,7 +45,7 @@ impl Hsm {
         }
         drop(answer);
         while let Ok((index, keys)) =
-            answers.recv_timeout(end.saturating_duration_since(Instant::now()))
+            answers.recv_timeout(end.saturating_duration_since(clock::now()))
         {
             if let Some((_, of_token)) = found.iter_mut().find(|(other, _)| *other == index) {
                 of_token.keys = keys;

@@ -29,6 +29,9 @@ pub mod key_date;
 pub mod key_hangs;
 pub mod key_search;
 pub mod latency;
+#[cfg(all(test, feature = "models"))]
+#[expect(clippy::unwrap_used, reason = "tests")]
+pub(crate) mod models;
 mod monitor;
 mod monitored_session;
 mod outbox;

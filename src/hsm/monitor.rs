@@ -3,8 +3,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::fleet::Fleet;
@@ -16,6 +14,8 @@ use crate::limits::{
     CHECKER_RETRY_INTERVAL, HEALTH_CHECK_INTERVAL, HEALTH_TICK, MAX_ABANDONED_PER_TOKEN, MIN_HANG,
     MIN_STALL, MONITOR_IDLE_TICKS, SESSION_STACK_BYTES, SILENT_WHILE_LISTING, STALL_FACTOR,
 };
+use crate::sync::atomic::Ordering;
+use crate::sync::{clock, thread};
 
 /// Starts the monitor and the health checkers.
 ///
@@ -42,7 +42,7 @@ fn run(fleet: &Arc<Fleet>) {
     let mut published_at = None::<Instant>;
     let mut hedge_after = None;
     while !is_over(fleet) {
-        let now = Instant::now();
+        let now = clock::now();
         let mut is_busy = false;
         for index in 0..fleet.tokens.len() {
             is_busy |= inspect_token(fleet, index, now, hedge_after);
@@ -76,7 +76,7 @@ fn is_over(fleet: &Fleet) -> bool {
 }
 
 /// Inspects one token. Returns whether the token has work.
-fn inspect_token(
+pub fn inspect_token(
     fleet: &Arc<Fleet>,
     index: usize,
     now: Instant,
@@ -269,7 +269,7 @@ fn start_checker(fleet: &Arc<Fleet>, index: usize, call: Arc<InFlightCall>) -> s
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             // The monitor treats the panic as a hang, and replaces the health checker.
             tracing::error!("an HSM health check panicked");
-            let now = Instant::now();
+            let now = clock::now();
             call.begin(now, now, false);
             // Unlike a hanging thread, this one ends before the monitor has counted it.
             token.pool.abandoned_returned();
@@ -277,7 +277,7 @@ fn start_checker(fleet: &Arc<Fleet>, index: usize, call: Arc<InFlightCall>) -> s
     })
 }
 
-fn start_worker(fleet: &Arc<Fleet>, index: usize) -> std::io::Result<()> {
+pub fn start_worker(fleet: &Arc<Fleet>, index: usize) -> std::io::Result<()> {
     let call = Arc::new(InFlightCall::default());
     fleet.tokens[index].calls.lock().push(Arc::clone(&call));
     spawn(fleet, format!("hsm-{index}"), move |fleet| {
@@ -285,13 +285,12 @@ fn start_worker(fleet: &Arc<Fleet>, index: usize) -> std::io::Result<()> {
         let run = || worker::run(fleet, token, &call);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             tracing::error!("an HSM session panicked");
-            // Handled like a hang, except that the thread has already ended.
-            let now = Instant::now();
-            call.begin(now, now, true);
-            if let Inspection::NowAbandoned(was, _) = call.inspect(now, Duration::MAX) {
+            // Handled like a hang, except that the thread has already ended. The monitor may have
+            // written it off before.
+            if let Some(was) = call.write_off() {
                 token.pool.abandon(was);
-                token.pool.abandoned_returned();
             }
+            token.pool.abandoned_returned();
         }
     })
 }

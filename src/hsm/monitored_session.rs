@@ -1,13 +1,14 @@
 //! The health checker's session. Each call into it is visible to the monitor, which abandons the
 //! call if it hangs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::backend::{Direction, Fault, KeyUse, Session};
 use super::evidence_keys::MonitoredKeys;
 use super::in_flight_call::{End, InFlightCall};
 use super::token::Token;
 use crate::limits::{MAX_HEALTH_CHECK, MAX_MAINTENANCE_CALL};
+use crate::sync::clock;
 
 /// Indicates that a call was abandoned and its thread must end. Contains the key that the call was
 /// counted for, if any.
@@ -61,7 +62,7 @@ impl<'a> MonitoredSession<'a> {
         max: Duration,
         call: impl FnOnce(&mut Option<Box<dyn Session>>, MonitoredKeys<'_>) -> T,
     ) -> Result<T, Abandoned> {
-        let now = Instant::now();
+        let now = clock::now();
         let (token, direction) = (self.token, Direction::Decrypt);
         let keys = MonitoredKeys { token, call: self.call, direction, max: Some(MAX_HEALTH_CHECK) };
         self.call.begin(now, now + max, false);

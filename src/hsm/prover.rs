@@ -12,6 +12,7 @@ use super::token_set::TokenSet;
 use crate::limits::{
     MAX_MAINTENANCE_CALL, MAX_PROOFS_PER_SLICE, MAX_START_WAIT, PROOF_INTERVAL, PROOF_SLICE,
 };
+use crate::sync::clock;
 
 /// Proves keys until no more can be proven now, there is something else to do, or `end` is reached.
 pub fn prove_keys(
@@ -26,24 +27,24 @@ pub fn prove_keys(
     }
     let mut has_made = false;
     while token.circuit_breaker.is_usable() && !fleet.is_stopping() {
-        let start = Instant::now();
+        let start = clock::now();
         let mut is_done = false;
         for _ in 0..MAX_PROOFS_PER_SLICE {
             match prove_next(fleet, session)? {
                 Some(proof) => has_made |= proof == Proof::Made,
                 None => is_done = true,
             }
-            if is_done || start.elapsed() >= PROOF_SLICE {
+            if is_done || clock::now().saturating_duration_since(start) >= PROOF_SLICE {
                 break;
             }
         }
         settle_witnesses(fleet);
-        let next = start + (start.elapsed() * 2).max(PROOF_INTERVAL);
+        let next = start + (clock::now().saturating_duration_since(start) * 2).max(PROOF_INTERVAL);
         if is_done || next >= end {
             break;
         }
         token.checker_signal.wait_until(next);
-        if Instant::now() < next {
+        if clock::now() < next {
             // The health checker was notified of something else.
             token.checker_signal.notify();
             break;
@@ -82,7 +83,8 @@ fn notify_other_checkers(fleet: &Fleet, than: &Token) {
 /// Returns whether every token has been tried once, or has had enough time for that.
 fn have_all_tried(fleet: &Fleet) -> bool {
     let has_tried = |token: &Token| token.checker.lock().has_tried;
-    fleet.start.elapsed() >= MAX_START_WAIT || fleet.tokens.iter().all(has_tried)
+    clock::now().saturating_duration_since(fleet.start) >= MAX_START_WAIT
+        || fleet.tokens.iter().all(has_tried)
 }
 
 /// Settles the witnesses with which all tokens in use have been tested.

@@ -6,13 +6,12 @@
 //! holds up only its own job, and no job waits behind another while a session is free.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
-
-use parking_lot::Mutex;
 
 use super::queued::Queued;
 use crate::job::Job;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Mutex, thread};
 
 /// The queue of one token.
 pub struct Queue {
@@ -116,6 +115,9 @@ impl Queue {
                 return Some(queued);
             }
         }
+        // A job is counted before it is pushed, and until after it is taken. The thread that does so
+        // may need this core.
+        thread::yield_now();
         None
     }
 

@@ -1,8 +1,7 @@
 //! Concurrent attempts at one request: the first answer wins.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-
 use crate::job::{Failure, Success};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// State shared by the attempts at one request, once there are several.
 #[derive(Debug)]
@@ -39,9 +38,12 @@ impl Race {
     /// result or an invalid ciphertext is, if it is the first; any other failure is, if no other
     /// attempt can do better.
     pub fn finish(&self, outcome: &Result<Success, Failure>) -> bool {
-        let is_last = self.running.fetch_sub(1, Ordering::AcqRel) <= 1;
         let is_final = matches!(outcome, Ok(_) | Err(Failure::InvalidCiphertext));
-        (is_final || is_last) && !self.is_over.swap(true, Ordering::AcqRel)
+        // First of all, or an attempt that fails now could be the last one and give its failure as
+        // the answer.
+        let is_answer = is_final && !self.is_over.swap(true, Ordering::AcqRel);
+        let is_last = self.running.fetch_sub(1, Ordering::AcqRel) <= 1;
+        is_answer || (is_last && !self.is_over.swap(true, Ordering::AcqRel))
     }
 }
 

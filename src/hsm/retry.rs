@@ -1,7 +1,6 @@
 //! Decisions about a job at which a token has failed: another token tries it, the same one tries it
 //! again, or the failure is the answer.
 
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::attribution::FaultScope;
@@ -13,6 +12,8 @@ use super::selection::best_for;
 use super::token::Token;
 use crate::job::{Completion, Failure};
 use crate::limits::{ATTEMPTS_BEFORE_ATTRIBUTION, MAX_ATTEMPTS, MAX_SUSPICIONS, SUSPICIONS};
+use crate::sync::atomic::Ordering;
+use crate::sync::clock;
 
 /// Handles a failure that is not a fault of the token. The job is answered (the answer is added to
 /// `answered`), moved to another token, or returned to be tried again on the same one.
@@ -23,7 +24,7 @@ pub fn on_failure(
     fault: Fault,
     answered: &mut Vec<Completion>,
 ) -> Option<Queued> {
-    let now = Instant::now();
+    let now = clock::now();
     match fault.blame {
         Blame::Request => answered_by(fleet, token, queued, fault, answered),
         _ if now >= queued.job.deadline => token.record_expired(&queued.job),
@@ -130,7 +131,7 @@ fn undecided_failure(fleet: &Fleet, queued: &Queued) -> Failure {
         return failure;
     }
     match unasked.next() {
-        Some(it) => match it.admit(request, Instant::now(), false) {
+        Some(it) => match it.admit(request, clock::now(), false) {
             _ if !it.has_room_for(request) => Failure::TooLarge,
             Admission::Refused(failure) => failure,
             Admission::Admitted | Admission::Trial => Failure::Overloaded,
@@ -148,7 +149,7 @@ fn undecided_failure(fleet: &Fleet, queued: &Queued) -> Failure {
 /// Handles a fault of the token, a session or a key. Before the fault is attributed, the job goes
 /// to a token that has not tried it, if there is one; otherwise it is returned.
 pub fn fail_over(fleet: &Fleet, token: &Token, mut queued: Queued, fault: Fault) -> Option<Queued> {
-    if Instant::now() >= queued.job.deadline {
+    if clock::now() >= queued.job.deadline {
         // The event loop's timer has answered it.
         token.record_expired(&queued.job);
         return None;
@@ -177,7 +178,7 @@ pub fn retry(
     scope: FaultScope,
     answered: &mut Vec<Completion>,
 ) -> Option<Queued> {
-    let now = Instant::now();
+    let now = clock::now();
     let about = queued.about();
     let is_doubtful = |token: &Token| {
         let do_others_fail = token.circuit_breaker.has_recent_own_fault(now);

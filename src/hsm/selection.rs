@@ -5,7 +5,6 @@
 //! meet the deadline; it is not half open and busy; the job's wait is shortest; it has the fewest
 //! jobs relative to its weight. Among equals the choice is random, in proportion to their weights.
 
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::backend::{Direction, KeyStatus};
@@ -14,6 +13,7 @@ use super::token::{Load, Token};
 use super::token_set::TokenSet;
 use crate::job::{Failure, Job, KeyIndex, Operation, Request};
 use crate::limits::MAX_TOKENS;
+use crate::sync::{clock, random};
 
 /// A token that may get jobs during one iteration of an event loop, with its load.
 pub struct Candidate<'a> {
@@ -92,22 +92,6 @@ fn lot(weight: u32) -> f32 {
     #[expect(clippy::cast_precision_loss, reason = "24 bits, and a weight of up to 1000")]
     let (number, weight) = ((random() >> 40) as f32, weight as f32);
     -((number + 1.0) / 16_777_217.0).ln() / weight
-}
-
-/// Returns a random number by SplitMix64, with separate state for each thread.
-fn random() -> u64 {
-    thread_local! {
-        static STATE: Cell<u64> = Cell::new({
-            use std::hash::{BuildHasher as _, RandomState};
-            RandomState::new().hash_one(0)
-        });
-    }
-    let state = STATE.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-    STATE.set(state);
-    let mut mixed = state;
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 /// The suitability of a token's key for a request; the lowest value is the best.
@@ -247,7 +231,7 @@ pub fn best_for<'f>(
     request: &Request,
     not_these: TokenSet,
 ) -> Option<&'f Token> {
-    let now = Instant::now();
+    let now = clock::now();
     let serves_key = |token: &Token| {
         !token.has_failing_keys()
             || !matches!(token.admit(request, now, false), Admission::Refused(_))

@@ -1,14 +1,13 @@
 //! Measurement of a token's speed, and of whether it computes in this process or across a network.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use crate::limits::{
     CPU_SAMPLES_PER_WINDOW, HANG_FACTOR, MAX_CPU_WINDOW, MAX_HANG, MIN_CPU_SAMPLES_PER_WINDOW,
     MIN_HANG, SERVICE_TIME_CALLS, SERVICE_TIME_FIRST_CALLS, SERVICE_TIME_WINDOW,
 };
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Service time of one token, averaged over recent calls.
 pub struct ServiceTime {
@@ -40,15 +39,6 @@ struct Window {
     began: Option<Instant>,
     /// The shortest call, with its thread's CPU time.
     fastest: Option<(Duration, Duration)>,
-}
-
-/// Returns the CPU time used by the calling thread so far. Makes a system call.
-#[must_use]
-pub fn thread_cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
-    Duration::new(seconds, nanos)
 }
 
 /// The place where a token's work is done.

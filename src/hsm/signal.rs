@@ -1,9 +1,9 @@
 //! A signal that a thread waits for.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex};
 
 /// A signal for one waiting thread. A notification while the thread is not waiting ends its next
 /// wait.

@@ -1,8 +1,6 @@
 //! The start of the HSM side: creates the tokens' backends and connects them to the fleet.
 
 use std::sync::Arc;
-use std::thread;
-use std::time::Instant;
 
 use super::backend::Backend;
 use super::config::{Config, Hedging};
@@ -16,6 +14,7 @@ use super::witness::{Member, Witnesses};
 use super::{health, monitor};
 use crate::job::{CompletionQueue, TokenIndex};
 use crate::limits::{MAX_START_WAIT, MAX_TOKENS};
+use crate::sync::{clock, cores};
 
 /// The reason why the HSM side cannot start at all. A token that does not answer or refuses its PIN
 /// does not prevent the start: the fleet starts without it and keeps trying.
@@ -108,10 +107,9 @@ impl Hsm {
             let message = format!("the number of HSM tokens must be 1 to {MAX_TOKENS}");
             return Err(StartError { message });
         }
-        let cores = thread::available_parallelism().map_or(1, usize::from);
         let event_loops = completions.iter().filter(|inbox| inbox.is_event_loops()).count();
-        let spare_cores = cores.saturating_sub(event_loops).max(1);
-        let start = Instant::now();
+        let spare_cores = cores().saturating_sub(event_loops).max(1);
+        let start = clock::now();
         let tokens = (0..).zip(backends).map(|(index, (backend, share))| {
             Token::new(TokenIndex(index), backend, share, spare_cores, start)
         });
@@ -122,10 +120,10 @@ impl Hsm {
         let end = start + MAX_START_WAIT;
         let is_ready_for_first_job =
             |token: &Token| token.checker.lock().has_tried && token.is_ready_for_first_job();
-        while Instant::now() < end && !fleet.tokens.iter().all(is_ready_for_first_job) {
+        while clock::now() < end && !fleet.tokens.iter().all(is_ready_for_first_job) {
             fleet.progress.wait_until(end);
         }
-        health::publish(&fleet, Instant::now());
+        health::publish(&fleet, clock::now());
         let hsm = Self { fleet };
         let unfit = |token: &Token| {
             let state = token.checker.lock();

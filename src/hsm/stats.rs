@@ -1,9 +1,10 @@
 //! Figures about the tokens, for metrics and the status page.
 
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::token::Token;
+use crate::sync::atomic::Ordering;
+use crate::sync::clock;
 
 /// Figures about one token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,7 +78,7 @@ pub struct KeyOutOfUse {
 
 /// Returns the keys with an open circuit breaker and those whose calls hang.
 fn keys_out_of_use(token: &Token) -> Vec<KeyOutOfUse> {
-    let now = Instant::now();
+    let now = clock::now();
     let broken = token.key_breakers.all_open().into_iter().map(|open| KeyOutOfUse {
         label: token.backend.label_of(open.key),
         direction: open.direction.name(),
@@ -102,7 +103,7 @@ pub fn stats(token: &Token) -> TokenStats {
     let trouble = token.checker.lock().trouble.clone();
     let not_proven = token.backend.not_proven();
     let recent = || {
-        let faults = token.circuit_breaker.recent_faults(Instant::now())?;
+        let faults = token.circuit_breaker.recent_faults(clock::now())?;
         Some(format!("{faults} of the latest 64 calls failed"))
     };
     TokenStats {

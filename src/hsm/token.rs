@@ -2,10 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use super::backend::{Backend, Direction};
 use super::circuit_breaker::CircuitBreaker;
@@ -22,6 +19,8 @@ use super::worker_pool::WorkerPool;
 use crate::backoff::Backoff;
 use crate::job::{Failure, Job, KeyIndex, Operation, Request, TokenIndex};
 use crate::limits::{GCM_TAG_BYTES, MAX_QUEUE_SHARDS, MAX_QUEUED_JOBS_PER_TOKEN};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, clock};
 
 /// A token of the fleet.
 pub struct Token {
@@ -243,7 +242,7 @@ impl Token {
 
     /// Records that a request was not answered within the time that it had.
     pub fn record_unanswered(&self, key: Option<KeyIndex>, time: Duration) {
-        let now = Instant::now();
+        let now = clock::now();
         if key.is_some_and(|key| self.hangs.explains_silence(key, now)) {
             return;
         }

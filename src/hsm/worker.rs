@@ -4,7 +4,6 @@ mod job_runner;
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::backend::{KeyUse, OpenError, Session};
 use super::fleet::Fleet;
@@ -13,6 +12,7 @@ use super::queued::Queued;
 use super::token::Token;
 use super::worker_pool::{Parker, Wakeup};
 use crate::limits::MAX_MAINTENANCE_CALL;
+use crate::sync::clock;
 use job_runner::{Done, JobRunner, Next};
 
 /// Runs until the worker is no longer needed or has no session that it can use. The pool already
@@ -88,7 +88,7 @@ enum Opened {
 
 impl Worker<'_> {
     fn open(&self) -> Opened {
-        let now = Instant::now();
+        let now = clock::now();
         self.call.begin(now, now + MAX_MAINTENANCE_CALL, false);
         let result = self.token.backend.open();
         if self.call.end().0 == End::Abandoned {
@@ -110,12 +110,12 @@ impl Worker<'_> {
                     OpenError::TooManySessions(_) => self.token.pool.cap(),
                     OpenError::Unavailable(_) | OpenError::PinRefused(_) | OpenError::Unfit(_) => {
                         let reason = || error.reason().to_owned();
-                        if self.token.circuit_breaker.count_fault(Instant::now(), reason) {
+                        if self.token.circuit_breaker.count_fault(clock::now(), reason) {
                             self.fleet.on_circuit_opened(self.token);
                         }
                     }
                 }
-                self.token.open_failed(Instant::now());
+                self.token.open_failed(clock::now());
                 self.token.checker_signal.notify();
                 Opened::Failed
             }
@@ -125,7 +125,7 @@ impl Worker<'_> {
     /// Closes the session. Returns false if that hung, in which case this thread has been
     /// abandoned.
     fn close(&self, session: Box<dyn Session>) -> bool {
-        let now = Instant::now();
+        let now = clock::now();
         self.call.begin(now, now + MAX_MAINTENANCE_CALL, false);
         drop(session);
         if self.call.end().0 == End::Abandoned {
@@ -189,7 +189,7 @@ impl Worker<'_> {
         if !hangs.is_any() && self.token.deferred.is_empty() {
             return self.token.queue.take();
         }
-        let (now, is_stopping) = (Instant::now(), self.fleet.is_stopping());
+        let (now, is_stopping) = (clock::now(), self.fleet.is_stopping());
         // Of consecutive requests with the same key, only the first is checked.
         let last = Cell::new(None::<(KeyUse, bool)>);
         let must_wait = |queued: &Queued| {

@@ -1,13 +1,12 @@
 //! The workers of a token: which of them run, which are idle, and how many there may be.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::Thread;
-
-use parking_lot::Mutex;
 
 use super::queue::Queue;
 use crate::limits::MAX_ABANDONED_PER_TOKEN;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::thread::{self, Thread};
 
 /// A means by which a thread sleeps until it is woken.
 pub struct Parker {
@@ -19,7 +18,7 @@ impl Parker {
     /// Creates the calling thread's parker.
     #[must_use]
     pub fn current() -> Arc<Self> {
-        Arc::new(Self { thread: std::thread::current(), is_awake: AtomicBool::new(false) })
+        Arc::new(Self { thread: thread::current(), is_awake: AtomicBool::new(false) })
     }
 
     fn wake(&self) {
@@ -29,7 +28,7 @@ impl Parker {
 
     fn sleep(&self) {
         while !self.is_awake.swap(false, Ordering::Acquire) {
-            std::thread::park();
+            thread::park();
         }
     }
 }
@@ -47,8 +46,9 @@ struct Inner {
     idle: Vec<Arc<Parker>>,
     /// Workers with a session that are awake and not stalled.
     running: usize,
-    /// Workers in a call that takes long, so that others may run in their place.
-    stalled: usize,
+    /// Workers in a call that takes long, so that others may run in their place. Briefly negative if
+    /// a call returns before it is counted.
+    stalled: isize,
     /// Threads that are not abandoned: running, stalled, idle, or about to open a session.
     workers: usize,
     /// Threads stuck in a call. Briefly negative if one returns before it is counted.
@@ -63,6 +63,10 @@ struct Inner {
 }
 
 impl Inner {
+    fn stalled(&self) -> usize {
+        usize::try_from(self.stalled).unwrap_or(0)
+    }
+
     /// Returns how many workers may be added.
     fn free_slots(&self) -> usize {
         let max_abandoned = isize::try_from(MAX_ABANDONED_PER_TOKEN).unwrap_or(isize::MAX);
@@ -73,7 +77,9 @@ impl Inner {
             // If no worker is left, one is needed for the remaining jobs.
             return usize::from(self.workers == 0);
         }
-        (self.limit + self.stalled).min(self.max_workers + self.extra).saturating_sub(self.workers)
+        (self.limit + self.stalled())
+            .min(self.max_workers + self.extra)
+            .saturating_sub(self.workers)
     }
 }
 
@@ -150,13 +156,22 @@ impl WorkerPool {
         let inner = self.inner.lock();
         WorkerCounts {
             running: inner.running,
-            stalled: inner.stalled,
+            stalled: inner.stalled(),
             idle: inner.idle.len(),
             workers: inner.workers,
             abandoned: usize::try_from(inner.abandoned).unwrap_or(0),
             limit: inner.limit,
             free_slots: inner.free_slots(),
         }
+    }
+
+    /// Returns the numbers of stalled and abandoned workers, which other threads see below zero if a
+    /// call returns before it is counted.
+    #[cfg(all(test, feature = "models"))]
+    #[must_use]
+    pub fn signed_counts(&self) -> (isize, isize) {
+        let inner = self.inner.lock();
+        (inner.stalled, inner.abandoned)
     }
 
     /// Returns whether there is a worker, or one may be added.
@@ -192,7 +207,7 @@ impl WorkerPool {
     pub fn grow(&self, waiting: usize) -> usize {
         let mut inner = self.inner.lock();
         // Idle workers, and those about to open a session.
-        let available = inner.workers.saturating_sub(inner.running + inner.stalled);
+        let available = inner.workers.saturating_sub(inner.running + inner.stalled());
         let wanted = match waiting.saturating_sub(available) {
             0 if inner.workers == 0 && !inner.is_closed => 1,
             wanted => wanted,
@@ -270,7 +285,7 @@ impl WorkerPool {
     pub fn mark_resumed(&self) {
         let mut inner = self.inner.lock();
         inner.running += 1;
-        inner.stalled = inner.stalled.saturating_sub(1);
+        inner.stalled -= 1;
         self.publish(&inner);
     }
 
@@ -279,7 +294,7 @@ impl WorkerPool {
         let mut inner = self.inner.lock();
         match was {
             WorkerState::Running => inner.running = inner.running.saturating_sub(1),
-            WorkerState::Stalled => inner.stalled = inner.stalled.saturating_sub(1),
+            WorkerState::Stalled => inner.stalled -= 1,
             WorkerState::NotRunning => {}
         }
         inner.workers = inner.workers.saturating_sub(1);

@@ -1,7 +1,8 @@
 //! Fair shares of a listening socket.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// A loop's share of a socket that several loops accept from. The kernel wakes all of them for each
 /// connection and the fastest accepts it, which without shares would often be the same loop.

@@ -3,10 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
-
-use parking_lot::Mutex;
 
 use super::change_over::ChangeOver;
 use super::config::{Config, ProxyProtocol};
@@ -14,6 +11,8 @@ use super::network::Network;
 use crate::limits::MAX_PING_CONNECTIONS;
 use crate::proto::Listener;
 use crate::rate::Rate;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Limits on connections, and their current use.
 pub(super) struct Admission {

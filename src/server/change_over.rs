@@ -1,10 +1,10 @@
 //! The time during which PROXY protocol headers may be missing
 //! (`[server] proxy_protocol = "accept"`).
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::limits::PROXY_PROTOCOL_REMINDER_INTERVAL;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A change-over, of which the operator is reminded until it ends. (The settings' own warning marks
 /// its beginning.)

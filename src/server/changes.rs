@@ -4,10 +4,7 @@
 //! request path takes no lock for this: it compares one number per turn.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
+use std::time::Duration;
 
 use super::admission::Admission;
 use super::config::Config;
@@ -16,6 +13,8 @@ use super::lifecycle::Lifecycle;
 use super::tls::Acceptor;
 use crate::hsm::Hsm;
 use crate::proto::ServiceConfig;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, clock};
 
 /// All settings that loops can adopt while they run.
 pub(super) struct Change {
@@ -88,7 +87,7 @@ impl Changes {
     /// whether they have.
     #[must_use]
     pub fn wait(&self, timeout: Duration) -> bool {
-        let end = Instant::now() + timeout;
+        let end = clock::now() + timeout;
         let mut state = self.state.lock();
         let number = self.number.load(Ordering::Relaxed);
         while state.adopted.iter().any(|adopted| *adopted < number) {

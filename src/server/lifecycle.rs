@@ -1,13 +1,12 @@
 //! The process's state between start and end, and the liveness of its event loops.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use mio::Waker;
-use parking_lot::Mutex;
-
 use crate::limits::DRAIN_QUIET_TIME;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use mio::Waker;
 
 /// The state that all event loops share. It only moves forward.
 #[derive(Default)]

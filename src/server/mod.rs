@@ -231,5 +231,8 @@ fn event_loops(configured: usize) -> usize {
 mod faults;
 #[cfg(test)]
 mod hand_over_tests;
+#[cfg(all(test, feature = "models"))]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod models;
 #[cfg(test)]
 mod panic_tests;

@@ -17,7 +17,7 @@ const MAX_FUNCTION_LINES: usize = 70;
 /// The folders and top-level files of `src/` by floor, the lowest first: each imports only from
 /// lower floors.
 const FLOORS: &[&[&str]] = &[
-    &["limits", "rate", "decimal", "exit", "random", "new_file", "partition"],
+    &["limits", "rate", "decimal", "exit", "random", "new_file", "partition", "sync"],
     &["backoff"],
     &["job", "key_name", "observe", "policy", "output"],
     &["certificate"],

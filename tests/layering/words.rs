@@ -192,6 +192,34 @@ fn partitions_are_in_one_file() {
     only("arn:aws", &["partition.rs", "policy/rego.rs"]);
 }
 
+/// Code that hands work from one thread to another is model-checked, and so takes locks, atomics,
+/// threads, the clock and random numbers from one module.
+#[test]
+fn the_hand_off_can_be_modelled() {
+    // What no other thread waits for: calls of modules, statistics, and records of keys.
+    let excepted = ["hsm/pkcs11/", "hsm/latency.rs", "hsm/usage.rs", "hsm/witness.rs"];
+    let models = ["hsm/models/", "server/models.rs"];
+    let raw = ["parking_lot", "std::sync::atomic", "std::sync::mpsc"];
+    let of_hsm = ["std::thread", "Instant::now", "elapsed()", "RandomState", "rustix::time"];
+    let mut looked_at = 0;
+    for source in sources() {
+        let path = source.path.as_str();
+        let is_of = |places: &[&str]| places.iter().any(|place| path.starts_with(place));
+        let is_hsm = is_of(&["hsm/", "job.rs", "backoff.rs"]);
+        let is_excepted = is_of(&excepted) || is_of(&models) || path.ends_with("_tests.rs");
+        // Only the tests have this file.
+        if !(is_hsm || is_of(&["server/"])) || is_excepted || path == "server/faults.rs" {
+            continue;
+        }
+        looked_at += 1;
+        let words = raw.iter().chain(of_hsm.iter().filter(|_| is_hsm));
+        let code = code_of(&source.text);
+        let used: Vec<_> = words.filter(|word| names(&code, word)).collect();
+        assert!(used.is_empty(), "src/{path} names {used:?}: use crate::sync");
+    }
+    assert!(looked_at > 60, "{looked_at}");
+}
+
 /// The helpers above detect violations.
 #[test]
 fn the_rules_can_fail() {

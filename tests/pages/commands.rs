@@ -23,6 +23,9 @@ const EXCUSED: &[(&str, &str)] = &[
     (".ci/", "it runs this test"),
     ("SIMULATION_SEED=", "takes a minute; tests/run runs the simulation for some seconds"),
     ("tests/simulation/mutations", "builds the simulation some 30 times"),
+    ("tests/models/mutations", "builds the models ten times"),
+    ("tests/models/run", "a step of .ci/run"),
+    ("MODELS_PERCENT=", "takes minutes; .ci/run runs the models for some seconds"),
     ("cargo ", "builds, tests and benches of this repository, which .ci/run runs"),
     ("perf/", "measurements, which take from half a minute to hours"),
     (

@@ -1,7 +1,6 @@
 //! The processing of one job on a session: admission, the call, and the handling of its result.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroize as _;
@@ -12,7 +11,6 @@ use crate::hsm::evidence_keys::MonitoredKeys;
 use crate::hsm::fleet::Fleet;
 use crate::hsm::in_flight_call::{Attempt, End, InFlightCall};
 use crate::hsm::queued::Queued;
-use crate::hsm::service_time::thread_cpu_time;
 use crate::hsm::token::Token;
 use crate::hsm::{faults, retry};
 use crate::job::{Completion, Failure, Operation, Success};
@@ -20,6 +18,8 @@ use crate::limits::{
     CPU_SAMPLE_ALWAYS, CPU_SAMPLE_INTERVAL, CPU_SAMPLES_PER_WINDOW, MAX_RETRY_BACKOFF,
     MIN_RETRY_BACKOFF,
 };
+use crate::sync::atomic::Ordering;
+use crate::sync::{clock, thread};
 
 /// Performs one worker's jobs, on one session after another.
 pub struct JobRunner<'a> {
@@ -100,7 +100,7 @@ impl<'a> JobRunner<'a> {
 
     /// Returns the job if it should still be performed; otherwise answers or drops it.
     fn admit(&mut self, mut queued: Queued) -> Option<Queued> {
-        let start = Instant::now();
+        let start = clock::now();
         if start >= queued.job.deadline {
             self.token.record_expired(&queued.job);
             return None;
@@ -118,7 +118,7 @@ impl<'a> JobRunner<'a> {
         if std::mem::take(&mut queued.backs_off) && queued.attempts > 1 {
             self.send_finished();
             let wait = MIN_RETRY_BACKOFF * (1 << (queued.attempts - 2).min(16));
-            std::thread::sleep(wait.min(MAX_RETRY_BACKOFF).min(queued.job.deadline - start));
+            thread::sleep(wait.min(MAX_RETRY_BACKOFF).min(queued.job.deadline - start));
         }
         // Finished answers must not wait for a slow call.
         let mut held = self.call.outbox.lock();
@@ -130,14 +130,14 @@ impl<'a> JobRunner<'a> {
 
     /// Calls the HSM.
     fn call(&mut self, session: &mut dyn Session, mut queued: Queued) -> Called {
-        let start = Instant::now();
-        let cpu = self.is_sample().then(thread_cpu_time);
+        let start = clock::now();
+        let cpu = self.is_sample().then(clock::thread_cpu_time);
         let until = queued.job.deadline.max(start + self.token.service_time.hang_limit());
         self.call.begin_attempt(start, until, Attempt::at(&queued));
         let job = &mut queued.job;
         let result =
             catch_unwind(AssertUnwindSafe(|| session.perform(&job.request, &mut job.output)));
-        let end = Instant::now();
+        let end = clock::now();
         if !self.end_call(&mut queued) {
             return Called::Stopped(Next::Abandoned);
         }
@@ -213,7 +213,7 @@ impl<'a> JobRunner<'a> {
             self.token.service_time.record(service, end);
             self.token.latencies.record(service);
             if let Some(cpu) = cpu {
-                let cpu = thread_cpu_time().saturating_sub(cpu);
+                let cpu = clock::thread_cpu_time().saturating_sub(cpu);
                 if let Some(locality) = self.token.service_time.sample_cpu(cpu, service, end) {
                     self.token.set_locality(locality);
                 }
@@ -295,7 +295,7 @@ impl<'a> JobRunner<'a> {
                     Ok(evidence) => Some(evidence),
                     Err(Hung) => {
                         // The hang of the other key is recorded, and shows nothing about this key.
-                        let key = (about.key, Instant::now());
+                        let key = (about.key, clock::now());
                         if self.token.hangs.are_others_served(key.0, key.1) {
                             faults::apply(self.fleet, self.token, about, fault, FaultScope::Key);
                         }
@@ -364,7 +364,7 @@ impl<'a> JobRunner<'a> {
     /// Performs a known-good operation with another key in the session where one has just failed.
     fn ask_other_key(&self, session: &mut dyn Session, about: Failed) -> Result<Evidence, Hung> {
         let token = self.token;
-        let now = Instant::now();
+        let now = clock::now();
         self.call.begin(now, now + token.service_time.hang_limit(), true);
         let direction = about.direction.unwrap_or(Direction::Encrypt);
         let keys = MonitoredKeys { token, call: self.call, direction, max: None };
