@@ -189,7 +189,7 @@ pub const RESERVED_DESCRIPTORS: u64 = 1024;
 /// Listeners of one loop: far more than it opens itself and inherits from a process with more
 /// loops.
 pub const MAX_LISTENERS_PER_LOOP: usize = 256;
-/// Connections accepted from one listener in one turn of a loop.
+/// Connections accepted from each listener in one turn of a loop.
 pub const MAX_ACCEPTS_PER_TURN: usize = 16;
 /// Time for which a busier loop leaves a shared listening socket to the others.
 pub const ACCEPT_YIELD: Duration = Duration::from_millis(1);
@@ -245,12 +245,26 @@ pub const MAX_PROXY_NETWORKS: usize = 64;
 pub const MAX_ANSWERS_PER_TURN: u32 = 1;
 /// Expired deadlines of connections that are handled in one turn of a loop.
 pub const MAX_EXPIRIES_PER_TURN: usize = 64;
-/// Time after which a loop leaves the remaining connections to its next turn, so that HSM answers,
-/// handshakes and new connections are handled however many requests there are.
-pub const MAX_TURN: Duration = Duration::from_micros(300);
-/// The same limit for connections left over from an earlier turn: new events from the kernel wait
-/// no longer than this.
-pub const MAX_CARRIED_OVER_TURN: Duration = Duration::from_micros(50);
+/// Time after which a loop leaves the remaining work to its next turn, so that HSM answers and new
+/// events from the kernel wait no longer, however much there is to do.
+pub const MAX_TURN: Duration = Duration::from_micros(350);
+/// Weight of requests on connections from which an authentic request has come. While more of them
+/// arrive than can be answered, they get 90 % of a loop's time even if there is too much of all the
+/// other work.
+pub const WEIGHT_OF_PROVEN: u64 = 90;
+/// Weight of requests on other connections: those of strangers, and the first of each connection.
+pub const WEIGHT_OF_UNPROVEN: u64 = 3;
+/// Weight of what a connection has left to do after its share of a turn, such as pipelined requests.
+pub const WEIGHT_OF_AGAIN: u64 = 1;
+/// Weight of refusals of requests that have waited too long.
+pub const WEIGHT_OF_LATE: u64 = 2;
+/// Weight of ending connections that their peers closed while a request waited.
+pub const WEIGHT_OF_GIVEN_UP: u64 = 1;
+/// Weight of the expensive part of TLS handshakes. While open connections need all of the CPU, they
+/// are served rather than new ones.
+pub const WEIGHT_OF_HANDSHAKES: u64 = 2;
+/// Weight of accepting connections.
+pub const WEIGHT_OF_ACCEPTS: u64 = 1;
 /// Time during which every request must have waited too long in an event loop before some are
 /// rejected. A machine that paused briefly catches up sooner.
 pub const CONGESTION_BEGINS_AFTER: Duration = Duration::from_millis(50);
@@ -258,19 +272,25 @@ pub const CONGESTION_BEGINS_AFTER: Duration = Duration::from_millis(50);
 /// that have waited too long are rejected at once; otherwise the queue would soon be as long as
 /// before.
 pub const CONGESTION_ENDS_AFTER: Duration = Duration::from_secs(2);
+/// Time that a request may wait for a congested event loop before it is refused. Such a loop serves
+/// the newest requests first, so one that has waited this long is unlikely to be served in time.
+pub const MAX_CONGESTED_WAIT: Duration = Duration::from_millis(20);
 /// Bytes read from one connection in one turn of a loop.
 pub const MAX_READ_PER_TURN_BYTES: usize = 2 * MAX_RECORD_BYTES;
 /// Scratch buffer of a loop for received bytes.
 pub const READ_SCRATCH_BYTES: usize = 64 * 1024;
-/// Length of the kernel's queue of connections that are not accepted yet.
-pub const LISTEN_BACKLOG: i32 = 4096;
+/// Length of the kernel's queue of connections that are not accepted yet. The kernel hands them out
+/// oldest first, so a longer queue would have a loop that cannot keep up accept none but those whose
+/// clients have given up.
+pub const LISTEN_BACKLOG: i32 = 1024;
 /// Unread output that the kernel buffers for a peer (it allocates twice as much: socket(7),
 /// SO_SNDBUF). Its default grows to megabytes for each connection.
 pub const SOCKET_SEND_BYTES: usize = 32 * 1024;
 /// Input that the kernel buffers for a connection (SO_RCVBUF, doubled in the same way).
 pub const SOCKET_RECEIVE_BYTES: usize = 128 * 1024;
-/// Readiness events fetched from the kernel at once.
-pub const MAX_EVENTS_PER_POLL: usize = 128;
+/// Readiness events fetched from the kernel at once. The kernel hands them out oldest first: those of
+/// customers are behind those of a flood until they have been fetched.
+pub const MAX_EVENTS_PER_POLL: usize = 1024;
 /// Payload of one TLS record (RFC 8446, 5.1).
 pub const MAX_RECORD_PLAINTEXT_BYTES: usize = 16 * 1024;
 /// TLS record with framing and expansion (RFC 5246, 6.2.3).

@@ -34,7 +34,8 @@ pub struct Snapshot {
     /// No new connections are accepted: answers end all connections, and idle ones are closed after
     /// a while.
     pub is_stopping: bool,
-    /// The event loop cannot keep up with its requests.
+    /// The event loop cannot keep up with requests of the connection's kind: those that have waited
+    /// too long are refused.
     pub is_congested: bool,
 }
 

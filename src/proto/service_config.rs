@@ -12,7 +12,7 @@ use super::xks::version_tag;
 use crate::job::KeyIndex;
 use crate::limits::{
     BODY_OVERHEAD_BYTES, DEFAULT_MAX_AAD_IN_BASE64_BYTES, DEFAULT_MAX_PLAINTEXT_IN_BASE64_BYTES,
-    DEFAULT_MAX_REQUESTS_PER_CONNECTION, MAX_HEAD_BYTES,
+    DEFAULT_MAX_REQUESTS_PER_CONNECTION, MAX_CONGESTED_WAIT, MAX_HEAD_BYTES,
 };
 use crate::observe::metrics::{KeyMetrics, Metrics};
 use crate::policy::Policy;
@@ -124,11 +124,17 @@ impl ServiceConfig {
         Self { options, stores, by_prefix, labels, key_metrics, credentials }
     }
 
-    /// The longest time that a request may wait for a congested event loop: half of its deadline,
-    /// which leaves the other half to the HSM.
+    /// The longest time that a request may wait for an event loop before that is taken for a sign of
+    /// congestion: half of its deadline, which leaves the other half to the HSM.
     #[must_use]
     pub fn max_wait_in_loop(&self) -> Duration {
         self.options.timeouts.request / 2
+    }
+
+    /// The longest time that a request may wait for a congested event loop.
+    #[must_use]
+    pub fn max_congested_wait(&self) -> Duration {
+        MAX_CONGESTED_WAIT.min(self.max_wait_in_loop())
     }
 
     /// The index of the key with this label, if the HSM side knows it.

@@ -2,17 +2,50 @@
 //!
 //! Requests that no loop has read yet wait in sockets, where neither their deadlines nor the HSM's
 //! queue see them. If more arrive than can be read, each waits as long as all the others, until
-//! none is answered in time. So requests that have waited too long are refused as cheaply as
-//! possible, and the others are answered in time. As in CoDel (RFC 8289), the sign of congestion is
-//! not the length of a queue, which may be long for an instant, but that even the shortest wait
-//! over some time was too long.
+//! none is answered in time. So the newest are served first, and those that have waited too long
+//! are refused as cheaply as possible. As in CoDel (RFC 8289), the sign of congestion is not the
+//! length of a queue, which may be long for an instant, but that even the shortest wait over some
+//! time was too long.
 
 use std::time::Instant;
 
+use super::waiting::List;
 use crate::limits::{CONGESTION_BEGINS_AFTER, CONGESTION_ENDS_AFTER};
 
+/// Congestion of the lists that requests wait in. Strangers who send more than a loop can answer
+/// change nothing for connections that have sent an authentic request.
 #[derive(Default)]
-pub(super) struct Congestion {
+pub(super) struct CongestionByList {
+    proven: Congestion,
+    unproven: Congestion,
+}
+
+impl CongestionByList {
+    /// Records whether the longest wait in a list in this turn was too long, and returns whether
+    /// the list is congested.
+    pub(super) fn note(&mut self, list: List, is_too_long: bool, now: Instant) -> bool {
+        match list {
+            List::Proven => self.proven.note(is_too_long, now, "with an authentic request before"),
+            List::Unproven => self.unproven.note(is_too_long, now, "without an authentic request"),
+            _ => false,
+        }
+    }
+
+    /// Returns whether the newest entries of a list come first, and those that have waited too long
+    /// are refused.
+    pub(super) fn is_congested(&self, list: List) -> bool {
+        match list {
+            List::Proven => self.proven.until.is_some(),
+            List::Unproven => self.unproven.until.is_some(),
+            List::Again => self.proven.until.is_some() || self.unproven.until.is_some(),
+            List::Late => true,
+            List::GivenUp | List::Handshakes => false,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Congestion {
     /// Time since which every turn has found a wait that was too long.
     since: Option<Instant>,
     /// Time at which congestion ends unless a turn finds such a wait again.
@@ -20,9 +53,9 @@ pub(super) struct Congestion {
 }
 
 impl Congestion {
-    /// Records whether the longest wait in this turn was too long. Returns whether requests that
-    /// have waited too long must be refused.
-    pub(super) fn note(&mut self, is_too_long: bool, now: Instant) -> bool {
+    /// Records whether the longest wait in this turn was too long. Returns whether the list is
+    /// congested.
+    fn note(&mut self, is_too_long: bool, now: Instant, connections: &str) -> bool {
         if is_too_long {
             let since = *self.since.get_or_insert(now);
             let is_lasting = now.saturating_duration_since(since) >= CONGESTION_BEGINS_AFTER;
@@ -30,15 +63,16 @@ impl Congestion {
                 && self.until.replace(now + CONGESTION_ENDS_AFTER).is_none()
             {
                 tracing::warn!(
-                    "an event loop cannot keep up: requests that have waited for half of \
-                    request_deadline_milli are refused (429)"
+                    connections,
+                    "an event loop cannot keep up: the newest requests are answered first, and \
+                    others refused (429)"
                 );
             }
         } else {
             self.since = None;
             if self.until.is_some_and(|until| now >= until) {
                 self.until = None;
-                tracing::info!("the event loop keeps up again");
+                tracing::info!(connections, "the event loop keeps up again");
             }
         }
         self.until.is_some()
@@ -57,7 +91,8 @@ mod tests {
     fn begins_and_ends() {
         let begin = Instant::now();
         let mut congestion = Congestion::default();
-        let mut at = |after: Duration, is_too_long| congestion.note(is_too_long, begin + after);
+        let mut at =
+            |after: Duration, is_too_long| congestion.note(is_too_long, begin + after, "any");
         let half = CONGESTION_BEGINS_AFTER / 2;
         assert!(!at(Duration::ZERO, true) && !at(half, true));
         assert!(!at(half * 2 - Duration::from_nanos(1), true));

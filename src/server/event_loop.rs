@@ -3,6 +3,7 @@
 mod accept;
 mod adopt;
 mod eviction;
+mod serve;
 
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,19 +16,19 @@ use slab::Slab;
 
 use super::admission::Admission;
 use super::changes::Changes;
-use super::congestion::Congestion;
+use super::congestion::CongestionByList;
 use super::lifecycle::{Heartbeat, Lifecycle};
 use super::listening_socket::ListeningSocket;
 use super::loop_context::LoopContext;
 use super::peer::{Fate, Peer};
+use super::shares::Shares;
 use super::timer::Timers;
 use super::waiting::{Entry, List, Lists};
 use crate::hsm::Hsm;
 use crate::job::{Completion, CompletionQueue, Failure, Job};
 use crate::limits::{
-    HANDSHAKES_PER_OLDEST, MAX_ANSWERS_PER_TURN, MAX_CARRIED_OVER_TURN, MAX_EVENTS_PER_POLL,
-    MAX_EXPIRIES_PER_TURN, MAX_HANDSHAKES_PER_TURN, MAX_JOBS_PER_SUBMIT, MAX_LISTENERS_PER_LOOP,
-    MAX_TURN,
+    MAX_ANSWERS_PER_TURN, MAX_EVENTS_PER_POLL, MAX_EXPIRIES_PER_TURN, MAX_JOBS_PER_SUBMIT,
+    MAX_LISTENERS_PER_LOOP,
 };
 use crate::observe::log::access_log::AccessLog;
 use crate::observe::metrics::LoopMetrics;
@@ -117,7 +118,8 @@ impl EventLoop {
             timers: Timers::default(),
             context: LoopContext::new(snapshot, loop_state, hsm, self.shared.admission),
             lists: Lists::default(),
-            congestion: Congestion::default(),
+            congestion: CongestionByList::default(),
+            shares: Shares::default(),
             handshakes_done: 0,
             answers: Vec::new(),
             refused: Vec::new(),
@@ -144,7 +146,8 @@ struct Running {
     timers: Timers,
     context: LoopContext,
     lists: Lists,
-    congestion: Congestion,
+    congestion: CongestionByList,
+    shares: Shares,
     handshakes_done: u32,
     /// Completions taken from the inbox; the vector is kept to reuse its memory.
     answers: Vec<Completion>,
@@ -169,11 +172,7 @@ impl Running {
                 self.on_event(event);
             }
             self.take_completions();
-            self.serve_ready();
-            // Expensive work comes after the requests.
-            self.submit();
-            self.advance_handshakes();
-            self.accept();
+            self.serve_waiting();
             self.expire();
             self.submit();
             self.context.loop_state.access_log.flush();
@@ -183,94 +182,9 @@ impl Running {
         }
     }
 
-    /// Serves connections that have just become ready, then those that used up their share in an
-    /// earlier turn: a peer that sends ahead or does not read delays no other peer.
-    fn serve_ready(&mut self) {
-        self.look_at_longest_wait();
-        self.serve_list(List::Ready, self.context.snapshot.now + MAX_TURN);
-        self.serve_list(List::Again, Instant::now() + MAX_CARRIED_OVER_TURN);
-    }
-
-    /// Serves a list in order: at least one connection, and more until the time is up.
-    fn serve_list(&mut self, list: List, until: Instant) {
-        while let Some(entry) = self.lists.of(list).pop_oldest() {
-            if let Some(since) = self.peer_of(entry).and_then(|peer| peer.ready_since.take()) {
-                self.with_peer(entry.0, |peer, context| {
-                    context.ready_since = since;
-                    peer.resume(context)
-                });
-                if Instant::now() >= until {
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Measures how long the oldest entry of the ready list has waited, which shows whether the
-    /// loop keeps up.
-    fn look_at_longest_wait(&mut self) {
-        let now = self.context.snapshot.now;
-        let mut wait = Duration::ZERO;
-        while let Some(entry) = self.lists.ready.oldest() {
-            if let Some(since) = self.peer_of(entry).and_then(|peer| peer.ready_since) {
-                wait = now.saturating_duration_since(since);
-                break;
-            }
-            // Its connection has ended.
-            let _ = self.lists.ready.pop_oldest();
-        }
-        let max_wait = self.context.loop_state.service.max_wait_in_loop();
-        self.context.snapshot.is_congested = self.congestion.note(wait >= max_wait, now);
-    }
-
-    /// The connection of a list entry, if it still exists.
-    fn peer_of(&mut self, (slot, number): Entry) -> Option<&mut Peer> {
-        self.peers.get_mut(slot).filter(|peer| peer.number() == number)
-    }
-
-    /// Does the expensive part of a few TLS handshakes, within the configured rate. Under overload
-    /// the newest come first: KMS gives up after 250 ms, so behind a flood its handshake would come
-    /// too late. One in [`HANDSHAKES_PER_OLDEST`] is the oldest, so that a patient peer is served
-    /// eventually.
-    fn advance_handshakes(&mut self) {
-        let mut left = MAX_HANDSHAKES_PER_TURN;
-        while left > 0 && self.handshake_wait().is_zero() {
-            let is_oldests_turn = self.handshakes_done.is_multiple_of(HANDSHAKES_PER_OLDEST);
-            let entry = if is_oldests_turn {
-                self.lists.handshakes.pop_oldest()
-            } else {
-                self.lists.handshakes.pop_newest()
-            };
-            let Some(entry) = entry else {
-                return;
-            };
-            if self.waits_no_more(entry) {
-                left -= 1;
-                self.handshakes_done = self.handshakes_done.wrapping_add(1);
-                self.context.may_handshake = true;
-                self.with_peer(entry.0, |peer, context| peer.resume(context));
-                self.context.may_handshake = false;
-            }
-        }
-    }
-
-    /// Time until the next handshake is allowed.
-    fn handshake_wait(&self) -> Duration {
-        let rate = self.context.admission.handshakes.as_ref();
-        rate.map_or(Duration::ZERO, |rate| rate.wait(self.context.snapshot.now))
-    }
-
-    /// Marks an entry as removed from its list, and returns whether its connection still exists.
-    fn waits_no_more(&mut self, entry: Entry) -> bool {
-        self.peer_of(entry).is_some_and(|peer| std::mem::take(&mut peer.awaits_handshake))
-    }
-
     /// Maximum time to wait in the kernel for events.
     fn timeout(&self) -> Option<Duration> {
-        if !self.lists.ready.is_empty()
-            || !self.lists.again.is_empty()
-            || !self.context.jobs.is_empty()
-        {
+        if self.lists.has_ready() || !self.context.jobs.is_empty() {
             return Some(Duration::ZERO);
         }
         let mut until = self.timers.next();
@@ -308,7 +222,7 @@ impl Running {
             is_draining: self.lifecycle.is_draining(),
             is_sending_away: self.lifecycle.is_sending_away(),
             is_stopping: self.lifecycle.is_stopping(),
-            is_congested: self.context.snapshot.is_congested,
+            is_congested: false,
         };
         if self.lifecycle.is_handed_over() {
             self.release_listeners();
@@ -325,14 +239,19 @@ impl Running {
             WAKER => {}
             Token(token) if token > FIRST_LISTENER - MAX_LISTENERS_PER_LOOP => {
                 if let Some(listening) = self.listeners.get_mut(FIRST_LISTENER - token) {
-                    listening.is_ready = true;
+                    listening.note_ready(self.context.snapshot.now);
                 }
             }
             Token(slot) => {
                 if let Some(peer) = self.peers.get_mut(slot)
                     && peer.note_event(event)
                 {
-                    self.list(slot, List::Ready);
+                    let list = if peer.is_proven() { List::Proven } else { List::Unproven };
+                    // A proven connection that waits for nothing is closed as it is at other times.
+                    let may_wait = peer.ready_since.is_some() || list == List::Unproven;
+                    let has_given_up =
+                        may_wait && peer.has_given_up() && self.congestion.is_congested(list);
+                    self.list(slot, if has_given_up { List::GivenUp } else { list });
                 }
             }
         }
@@ -392,7 +311,8 @@ impl Running {
         };
         let is_listed = match list {
             List::Handshakes => std::mem::replace(&mut peer.awaits_handshake, true),
-            List::Ready | List::Again => {
+            List::GivenUp => std::mem::replace(&mut peer.is_given_up, true),
+            List::Proven | List::Unproven | List::Again | List::Late => {
                 let is_listed = peer.ready_since.is_some();
                 peer.ready_since.get_or_insert(self.context.snapshot.now);
                 is_listed
@@ -402,6 +322,10 @@ impl Running {
             return;
         }
         let entry = (slot, peer.number());
+        self.push(list, entry);
+    }
+
+    fn push(&mut self, list: List, entry: Entry) {
         let peers = &self.peers;
         self.lists.of(list).push(entry, peers.len(), |(slot, number)| {
             peers.get(slot).is_some_and(|peer| peer.number() == number)

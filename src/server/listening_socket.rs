@@ -21,6 +21,9 @@ pub(super) struct ListeningSocket {
     pub(super) unplaced: Option<(TcpStream, SocketAddr)>,
     /// Connections may be waiting: edge-triggered readiness is remembered.
     pub(super) is_ready: bool,
+    /// Time since which connections may have been waiting without a pause: longer than an instant
+    /// means that the kernel's queue does not empty, and that its connections are old.
+    pub(super) ready_since: Option<Instant>,
     /// Time at which to try again after a failure, for instance for lack of descriptors.
     pub(super) paused_until: Option<Instant>,
     /// Time at which a pause was last logged.
@@ -41,9 +44,22 @@ impl ListeningSocket {
             share,
             unplaced: None,
             is_ready: false,
+            ready_since: None,
             paused_until: None,
             pause_logged: None,
         }
+    }
+
+    /// Records that connections may be waiting.
+    pub(super) fn note_ready(&mut self, now: Instant) {
+        self.is_ready = true;
+        self.ready_since.get_or_insert(now);
+    }
+
+    /// Records that none is waiting.
+    pub(super) fn note_empty(&mut self) {
+        self.is_ready = false;
+        self.ready_since = None;
     }
 
     /// Stops accepting for a while; connections wait in the kernel's queue.

@@ -17,6 +17,7 @@ mod listening_socket;
 mod loop_context;
 pub mod network;
 mod peer;
+mod shares;
 pub mod sockets;
 mod timer;
 pub mod tls;

@@ -60,6 +60,8 @@ pub(super) struct Peer {
     pub(super) ready_since: Option<Instant>,
     /// It is in the loop's list of waiting handshakes.
     pub(super) awaits_handshake: bool,
+    /// It is in the loop's list of connections to be ended because their peers have given up.
+    pub(super) is_given_up: bool,
     tls: Option<TlsSession>,
     connection: Connection,
     /// Bytes that have not been written to the socket yet.
@@ -107,6 +109,7 @@ impl Peer {
             accepted: now,
             ready_since: None,
             awaits_handshake: false,
+            is_given_up: false,
             tls,
             connection,
             unsent: Unsent::default(),
@@ -210,6 +213,19 @@ impl Peer {
         self.is_readable |= event.is_readable() || is_closed;
         self.is_writable |= event.is_writable() && !self.unsent.is_empty();
         self.is_readable || self.is_writable
+    }
+
+    /// Returns whether an authentic request has come from it.
+    pub(super) fn is_proven(&self) -> bool {
+        self.connection.is_proven()
+    }
+
+    /// Returns whether the peer has closed its side before an answer was due, or while a request has
+    /// not been read. (A peer that closes its side and still wants an answer looks alike.)
+    pub(super) fn has_given_up(&self) -> bool {
+        self.is_read_closed
+            && self.unsent.is_empty()
+            && !matches!(self.connection.wait(), Wait::Hsm(_))
     }
 
     /// Reads bytes that have arrived, without waiting for the kernel to report them.

@@ -8,12 +8,19 @@ use crate::limits::MAX_STALE_ENTRIES;
 pub(super) type Entry = (usize, u64);
 
 /// The kinds of lists.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum List {
-    /// Connections that the kernel has reported as ready.
-    Ready,
+    /// Connections that the kernel has reported as ready and from which an authentic request has
+    /// come.
+    Proven,
+    /// The other connections that the kernel has reported as ready.
+    Unproven,
     /// Connections that have more to do than one turn allows.
     Again,
+    /// Connections whose request has waited so long that it is refused.
+    Late,
+    /// Connections that the peer closed while its request waited.
+    GivenUp,
     /// Connections that wait until their TLS handshake is allowed.
     Handshakes,
 }
@@ -21,18 +28,31 @@ pub(super) enum List {
 /// The connections of each list, oldest first.
 #[derive(Default)]
 pub(super) struct Lists {
-    pub(super) ready: Waiting,
+    pub(super) proven: Waiting,
+    pub(super) unproven: Waiting,
     pub(super) again: Waiting,
+    pub(super) late: Waiting,
+    pub(super) given_up: Waiting,
     pub(super) handshakes: Waiting,
 }
 
 impl Lists {
     pub(super) fn of(&mut self, list: List) -> &mut Waiting {
         match list {
-            List::Ready => &mut self.ready,
+            List::Proven => &mut self.proven,
+            List::Unproven => &mut self.unproven,
             List::Again => &mut self.again,
+            List::Late => &mut self.late,
+            List::GivenUp => &mut self.given_up,
             List::Handshakes => &mut self.handshakes,
         }
+    }
+
+    /// Returns whether a connection waits that can be served at any time, unlike a handshake, whose
+    /// rate is limited.
+    pub(super) fn has_ready(&self) -> bool {
+        let ready = [&self.proven, &self.unproven, &self.again, &self.late, &self.given_up];
+        ready.iter().any(|waiting| !waiting.is_empty())
     }
 }
 

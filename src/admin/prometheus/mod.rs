@@ -280,6 +280,13 @@ fn connections(text: &mut Exposition, sources: &Sources) {
         "Requests answered 429 unread, as an event loop was overloaded.",
     )
     .sample(&[], metrics.sum(|of_loop| of_loop.congestion_refusals.get()));
+    text.family(
+        "xks_proxy_congestion_given_up_total",
+        Counter,
+        "Connections that clients closed before their request was read, as an event loop was \
+         overloaded.",
+    )
+    .sample(&[], metrics.sum(|of_loop| of_loop.given_up_unread.get()));
     text.family("xks_proxy_tls_handshakes_total", Counter, "TLS handshakes completed.")
         .sample(&[], metrics.sum(|of_loop| of_loop.tls_handshakes.get()));
     text.family(

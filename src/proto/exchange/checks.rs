@@ -108,7 +108,7 @@ impl Exchange {
     ) -> Result<(), ApiError> {
         if snapshot.is_congested {
             let waited = snapshot.now.saturating_duration_since(self.received.origin.started);
-            if waited >= loop_state.service.max_wait_in_loop() {
+            if waited >= loop_state.service.max_congested_wait() {
                 loop_state.metrics.congestion_refusals.add(1);
                 return Err(ApiError::new(ErrorName::Throttling, CONGESTED));
             }

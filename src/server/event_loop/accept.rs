@@ -2,29 +2,44 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Interest, Token};
 
 use super::Running;
-use crate::limits::{ACCEPT_YIELD, LISTEN_BACKLOG, MAX_ACCEPTS_PER_TURN};
+use crate::limits::{ACCEPT_YIELD, LISTEN_BACKLOG};
 use crate::proto::{Connection, Listener};
 use crate::server::admission::ConnectionPermit;
 use crate::server::config::ProxyProtocol;
+use crate::server::listening_socket::ListeningSocket;
 use crate::server::network::canonical;
 use crate::server::peer::{Fate, Peer};
 use crate::server::tls::Acceptor;
+use crate::server::waiting::List;
 
 impl Running {
-    pub(super) fn accept(&mut self) {
+    /// Returns whether connections may be waiting to be accepted now.
+    pub(super) fn may_accept(&self) -> bool {
+        let now = self.context.snapshot.now;
+        let may = |it: &ListeningSocket| it.is_ready && it.paused_until.is_none_or(|at| at <= now);
+        self.listeners.iter().any(may)
+    }
+
+    /// Time for which the kernel's queue of a listener has not been empty.
+    pub(super) fn longest_backlog(&self) -> Duration {
+        let now = self.context.snapshot.now;
+        let since = self.listeners.iter().filter_map(|listening| listening.ready_since).min();
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Accepts a connection from each listener. A shared socket's connections are accepted one in a
+    /// turn, so that a busy loop gets fewer.
+    pub(super) fn accept(&mut self, is_first_in_turn: bool) {
         for index in 0..self.listeners.len() {
-            // A shared socket's connections are accepted one at a time, so that a busy loop gets
-            // fewer.
             let is_shared = self.listeners.get(index).is_some_and(|it| it.share.is_some());
-            for _ in 0..if is_shared { 1 } else { MAX_ACCEPTS_PER_TURN } {
-                if !self.accept_one(index) {
-                    break;
-                }
+            if is_first_in_turn || !is_shared {
+                self.accept_one(index);
             }
         }
     }
@@ -52,7 +67,7 @@ impl Running {
             Ok((stream, address)) => (stream, canonical(address)),
             Err(error) => match error.kind() {
                 ErrorKind::WouldBlock => {
-                    listening.is_ready = false;
+                    listening.note_empty();
                     return false;
                 }
                 // The peer has disconnected, or a signal has arrived.
@@ -125,8 +140,11 @@ impl Running {
             self.end(slot);
             return;
         }
-        // Bytes that the peer has sent already can be read at once.
-        self.with_peer(slot, |peer, context| peer.read_at_once(context));
+        // Bytes that the peer has sent already can be read at once, unless others wait: then the
+        // kernel's event comes first, which also tells whether the peer has left.
+        if !self.congestion.is_congested(List::Unproven) {
+            self.with_peer(slot, |peer, context| peer.read_at_once(context));
+        }
     }
 
     /// Closes this process's descriptors of sockets that another process accepts from. A connection
@@ -153,7 +171,7 @@ impl Running {
     /// idle connections.
     pub(super) fn end_accepting(&mut self) {
         for listening in &mut self.listeners {
-            listening.is_ready = true;
+            listening.note_ready(self.context.snapshot.now);
             listening.paused_until = None;
         }
         for index in 0..self.listeners.len() {
