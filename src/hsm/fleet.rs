@@ -1,7 +1,7 @@
 //! All tokens of the HSM side, and the queueing and moving of jobs between them.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
@@ -125,6 +125,15 @@ impl Fleet {
         } else {
             self.monitor_signal.notify_if_waiting();
         }
+    }
+
+    /// Returns whether every token in use computes in this process and has more waiting jobs than its
+    /// sessions do in `wait`.
+    #[must_use]
+    pub fn lacks_cpu(&self, wait: Duration) -> bool {
+        let mut usable = self.tokens.iter().filter(|token| token.circuit_breaker.is_usable());
+        usable.next().is_some_and(|first| first.lacks_cpu(wait))
+            && usable.all(|token| token.lacks_cpu(wait))
     }
 
     /// Queues the job at a token other than `from`: one that has not tried it yet, or, if all have,

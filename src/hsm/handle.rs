@@ -86,6 +86,13 @@ impl Hsm {
         self.fleet.submit(jobs, refused);
     }
 
+    /// Returns whether every token in use computes in this process and has more waiting jobs than its
+    /// sessions do in `wait`: CPU time that an event loop leaves to them is well spent.
+    #[must_use]
+    pub fn lacks_cpu(&self, wait: Duration) -> bool {
+        self.fleet.lacks_cpu(wait)
+    }
+
     /// Returns the fleet's health according to the latest checks.
     #[must_use]
     pub fn health(&self) -> Arc<FleetHealth> {

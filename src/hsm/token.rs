@@ -199,6 +199,13 @@ impl Token {
         }
     }
 
+    /// Returns whether the token computes in this process and its waiting jobs take its sessions
+    /// longer than `wait`: they lack CPU time.
+    #[must_use]
+    pub fn lacks_cpu(&self, wait: Duration) -> bool {
+        self.pool.counts().limit <= self.spare_cores && self.load().wait(self.queue.len()) > wait
+    }
+
     /// Returns whether the first job need not wait for a session to be opened, which could make it
     /// miss its deadline: either a session is open, or none can be opened now.
     #[must_use]

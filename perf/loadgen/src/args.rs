@@ -164,6 +164,11 @@ pub struct RunArguments {
     /// Milliseconds after which a request counts as failed
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=60000), help_heading = "Load")]
     pub timeout_milli: u32,
+    /// Open loop: of the requests that wait for a free connection, send the newest first. KMS's
+    /// requests each have a timeout of their own and wait for no other, which a queue that sends the
+    /// oldest first would be wrong about
+    #[arg(long, help_heading = "Load")]
+    pub newest_first: bool,
     /// Number of ciphertexts for decrypts, encrypted through the proxy beforehand
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Load")]
     pub ciphertexts: u32,

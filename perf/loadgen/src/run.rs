@@ -76,6 +76,7 @@ impl<'a> Prepared<'a> {
             mix: arguments.mix.0.clone(),
             phases,
             is_poisson: arguments.poisson,
+            is_newest_first: arguments.newest_first,
             timeout: arguments.timeout(),
             is_checked: !arguments.no_check,
             requests_per_connection: arguments.requests_per_connection,

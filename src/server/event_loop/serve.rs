@@ -3,15 +3,16 @@
 //! Usually, those that have waited longest come first. A list that is congested is served newest
 //! first: if more requests arrive than can be answered, then the oldest first would mean that each
 //! is answered when its caller has given up, while newest first answers as many as there is time
-//! for. Requests that were passed over are refused, the newest first again, or stay unread until
+//! for. Where tokens compute in this process, the loop then leaves CPU time to them instead of giving
+//! them more to do. Requests that were passed over are refused, the newest first again, or stay unread until
 //! their callers give up.
 
 use std::time::{Duration, Instant};
 
 use super::Running;
 use crate::limits::{
-    HANDSHAKES_PER_OLDEST, MAX_ACCEPTS_PER_TURN, MAX_EVENTS_PER_POLL, MAX_HANDSHAKES_PER_TURN,
-    MAX_TURN,
+    CONGESTED_SLEEP, HANDSHAKES_PER_OLDEST, MAX_ACCEPTS_PER_TURN, MAX_CONGESTED_WAIT,
+    MAX_EVENTS_PER_POLL, MAX_HANDSHAKES_PER_TURN, MAX_TURN,
 };
 use crate::server::peer::Peer;
 use crate::server::shares::Work;
@@ -28,6 +29,7 @@ impl Running {
     /// Serves until the turn's time is up or nobody waits.
     pub(super) fn serve_waiting(&mut self) {
         self.look_at_longest_waits();
+        let lacks_cpu = self.is_congested() && self.context.hsm.lacks_cpu(MAX_CONGESTED_WAIT);
         let mut done = Done::default();
         let mut before = Instant::now();
         let until = before + MAX_TURN;
@@ -45,7 +47,13 @@ impl Running {
                 Work::Accepts => may_accept,
             };
             let Some(work) = self.shares.next(has_work) else { break };
-            self.do_work(work, &mut done);
+            let is_held_back = lacks_cpu && matches!(work, Work::Proven | Work::Unproven);
+            if is_held_back {
+                self.submit();
+                std::thread::sleep(CONGESTED_SLEEP);
+            } else {
+                self.do_work(work, &mut done);
+            }
             let after = Instant::now();
             self.shares.charge(work, after.saturating_duration_since(before));
             before = after;
@@ -103,6 +111,10 @@ impl Running {
             self.context.loop_state.metrics.given_up_unread.add(1);
             self.end(entry.0);
         }
+    }
+
+    fn is_congested(&self) -> bool {
+        [List::Proven, List::Unproven].iter().any(|list| self.congestion.is_congested(*list))
     }
 
     /// Determines whether each list is congested, and moves requests that have waited too long to

@@ -39,7 +39,11 @@ impl Worker<'_> {
             }
             let sent = self.next_request(index);
             let now = self.now();
-            let (intended, phase) = match self.backlog.pop_front() {
+            let due = match self.plan.is_newest_first {
+                true => self.backlog.pop_back(),
+                false => self.backlog.pop_front(),
+            };
+            let (intended, phase) = match due {
                 Some((intended, phase)) => {
                     if self.plan.phases[phase].is_measured {
                         self.stats.wait.saturating_record(now.saturating_sub(intended));

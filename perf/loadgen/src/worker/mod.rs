@@ -49,6 +49,8 @@ pub struct Plan {
     pub phases: Vec<Phase>,
     /// Open loop: set if arrivals are random.
     pub is_poisson: bool,
+    /// Set if the newest of the requests that wait for a free connection is sent first.
+    pub is_newest_first: bool,
     /// Timeout of a request, from its intended send time.
     pub timeout: Duration,
     /// Set if the contents of answers are checked.
@@ -148,6 +150,7 @@ struct Worker<'p> {
     serials: Vec<u64>,
     /// Connections that were idle when they were added.
     free: VecDeque<usize>,
+    /// Requests that are due, oldest first.
     backlog: VecDeque<(Nanos, usize)>,
     timeouts: VecDeque<Expiry>,
     opening: VecDeque<Expiry>,
