@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::rig::{Answer, REQUEST, Rig, assert_good};
 use super::token::ModelToken;
-use crate::limits::{MAX_HANG, MIN_STALL};
+use crate::limits::{MAX_HANG, MAX_MAINTENANCE_CALL, MIN_STALL};
 use crate::sync::check::check;
 use crate::sync::{clock, thread};
 
@@ -152,8 +152,30 @@ fn a_panic_races_the_monitor() {
         let rig = Rig::new(&[(&token, 2)], 1);
         rig.start_workers(0, 1);
         rig.inspect();
-        clock::advance(MIN_STALL);
+        clock::advance(MAX_MAINTENANCE_CALL);
         rig.inspect();
         rig.stop();
+    });
+}
+
+/// A token leaves and returns while it is in a call: the session is closed after the call, and the
+/// next job gets one that was opened since.
+#[test]
+fn a_session_does_not_outlive_an_outage() {
+    check(500, || {
+        let token = slow_at_first();
+        let rig = Rig::new(&[(&token, 1)], 1);
+        rig.start_workers(0, 1);
+        let mut caller = rig.caller(0);
+        caller.submit(&[1]);
+        token.gate.wait_for(1);
+        rig.fleet().take_out_of_service(rig.token(0), "outage".to_owned());
+        assert!(rig.token(0).circuit_breaker.close());
+        token.gate.open();
+        caller.submit(&[2]);
+        rig.while_inspected(|| caller.wait());
+        rig.stop();
+        assert_good(&caller.finish());
+        assert_eq!(token.opens(), 2);
     });
 }
