@@ -6,6 +6,7 @@ mod clock;
 mod drain;
 mod hsm;
 mod otlp;
+mod overload;
 mod syslog;
 
 use std::num::NonZeroU32;
@@ -16,6 +17,7 @@ pub use clock::*;
 pub use drain::*;
 pub use hsm::*;
 pub use otlp::*;
+pub use overload::*;
 pub use syslog::*;
 
 // ---- AES-GCM and the XKS specification
@@ -248,36 +250,6 @@ pub const MAX_EXPIRIES_PER_TURN: usize = 64;
 /// Time after which a loop leaves the remaining work to its next turn, so that HSM answers and new
 /// events from the kernel wait no longer, however much there is to do.
 pub const MAX_TURN: Duration = Duration::from_micros(350);
-/// Weight of requests on connections from which an authentic request has come. While more of them
-/// arrive than can be answered, they get 90 % of a loop's time even if there is too much of all the
-/// other work.
-pub const WEIGHT_OF_PROVEN: u64 = 90;
-/// Weight of requests on other connections: those of strangers, and the first of each connection.
-pub const WEIGHT_OF_UNPROVEN: u64 = 3;
-/// Weight of what a connection has left to do after its share of a turn, such as pipelined requests.
-pub const WEIGHT_OF_AGAIN: u64 = 1;
-/// Weight of refusals of requests that have waited too long.
-pub const WEIGHT_OF_LATE: u64 = 2;
-/// Weight of ending connections that their peers closed while a request waited.
-pub const WEIGHT_OF_GIVEN_UP: u64 = 1;
-/// Weight of the expensive part of TLS handshakes. While open connections need all of the CPU, they
-/// are served rather than new ones.
-pub const WEIGHT_OF_HANDSHAKES: u64 = 2;
-/// Weight of accepting connections.
-pub const WEIGHT_OF_ACCEPTS: u64 = 1;
-/// Time during which every request must have waited too long in an event loop before some are
-/// rejected. A machine that paused briefly catches up sooner.
-pub const CONGESTION_BEGINS_AFTER: Duration = Duration::from_millis(50);
-/// Time without a request that waited too long, after which rejecting ends. Until then, requests
-/// that have waited too long are rejected at once; otherwise the queue would soon be as long as
-/// before.
-pub const CONGESTION_ENDS_AFTER: Duration = Duration::from_secs(2);
-/// Time that a request may wait for a congested event loop before it is refused. Such a loop serves
-/// the newest requests first, so one that has waited this long is unlikely to be served in time.
-pub const MAX_CONGESTED_WAIT: Duration = Duration::from_millis(20);
-/// Time for which a congested event loop sleeps in a turn instead of handing more work to tokens that
-/// compute in this process and lack CPU time for what they have.
-pub const CONGESTED_SLEEP: Duration = Duration::from_micros(500);
 /// Bytes read from one connection in one turn of a loop.
 pub const MAX_READ_PER_TURN_BYTES: usize = 2 * MAX_RECORD_BYTES;
 /// Scratch buffer of a loop for received bytes.

@@ -191,6 +191,41 @@ fn more_than_the_loop_can_look_at() {
     });
 }
 
+/// Strangers send more than the event loop can handle, and leave before they are answered: those
+/// connections are ended unread, and a customer's calls are not refused.
+#[test]
+fn more_strangers_than_the_loop_can_look_at() {
+    let setup = Setup::new().set("limits.request_deadline_milli", 10).set("admin.port", 0);
+    let mut proxy = setup.set("server.event_loops", 1).start();
+    let client = proxy.client();
+    let encrypt = xks::encrypt(b"plaintext", None);
+    let enough = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !enough.load(Ordering::Relaxed) {
+                    // The listening socket's queue may be full.
+                    let connections = (0..100).map(|_| Connection::open(client.address, None));
+                    for mut connection in connections.flatten().collect::<Vec<_>>() {
+                        connection.send(b"GET /ping HTTP/1.1\r\nHost: h\r\n\r\n").ok();
+                    }
+                }
+            });
+        }
+        let mut proven = client.connect();
+        proxy.wait_for("strangers' connections to be ended unread", |proxy| {
+            client.send(&mut proven, "keys/foo/encrypt", encrypt.to_string().as_bytes());
+            let answer = proven.receive().unwrap();
+            let body = String::from_utf8_lossy(&answer.body);
+            assert!(!(answer.status == 429 && body.contains("too long")), "{body}");
+            let metrics = String::from_utf8(proxy.admin_get("/metrics").body).unwrap();
+            !metrics.contains("\nxks_proxy_congestion_given_up_total 0\n")
+        });
+        enough.store(true, Ordering::Relaxed);
+    });
+    proxy.log_with("without an authentic request");
+}
+
 /// More handshakes at once than the rate allows per second: they wait, none fails, and an open
 /// connection is still served.
 #[test]

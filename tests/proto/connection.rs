@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use xks_proxy::job::{Completion, Failure, ReplyTo, ReturnCode};
-use xks_proxy::limits::MIN_AGE_TO_SEND_AWAY;
+use xks_proxy::limits::{MAX_CONGESTED_WAIT, MIN_AGE_TO_SEND_AWAY};
 use xks_proxy::proto::{Listener, Step, Wait};
 
 use crate::calls::{b64, call, encrypt, metadata, unb64};
@@ -343,11 +343,11 @@ fn deadline_and_late_completion() {
     assert_eq!(unb64(&rig.responses()[0].json()["ciphertext"]).len(), 6);
 }
 
-/// A loop that cannot keep up rejects any request that has waited for half its time, without
-/// checking its signature. The health of the fleet is still reported.
+/// A loop that cannot keep up rejects any request that has waited too long for it, without checking
+/// its signature. The health of the fleet is still reported.
 #[test]
 fn congestion() {
-    let old = Duration::from_millis(90);
+    let old = MAX_CONGESTED_WAIT;
     let late = (429, "ThrottlingException".to_owned());
     for (is_congested, waited, name, refused) in [
         (true, old, "encrypt", Some(late.clone())),

@@ -34,6 +34,7 @@ pub(super) fn collect(sources: &Sources) -> Exposition {
     requests(&mut text, &sources.metrics);
     durations(&mut text, &sources.metrics);
     connections(&mut text, sources);
+    overload(&mut text, &sources.metrics);
     tokens(&mut text, sources);
     credentials(&mut text, &sources.metrics);
     keys(&mut text, &sources.metrics);
@@ -274,19 +275,6 @@ fn connections(text: &mut Exposition, sources: &Sources) {
          connections wait in the kernel, which refuses them when its queue is full.",
     )
     .sample(&[], metrics.sum(|of_loop| of_loop.accept_pauses.get()));
-    text.family(
-        "xks_proxy_congestion_refusals_total",
-        Counter,
-        "Requests answered 429 unread, as an event loop was overloaded.",
-    )
-    .sample(&[], metrics.sum(|of_loop| of_loop.congestion_refusals.get()));
-    text.family(
-        "xks_proxy_congestion_given_up_total",
-        Counter,
-        "Connections that clients closed before their request was read, as an event loop was \
-         overloaded.",
-    )
-    .sample(&[], metrics.sum(|of_loop| of_loop.given_up_unread.get()));
     text.family("xks_proxy_tls_handshakes_total", Counter, "TLS handshakes completed.")
         .sample(&[], metrics.sum(|of_loop| of_loop.tls_handshakes.get()));
     text.family(
@@ -304,6 +292,22 @@ fn connections(text: &mut Exposition, sources: &Sources) {
         let labels = [("listener", certificate.listener.text()), ("subject", &certificate.subject)];
         text.sample(&labels, certificate.not_after_unix_secs);
     }
+}
+
+fn overload(text: &mut Exposition, metrics: &Metrics) {
+    text.family(
+        "xks_proxy_congestion_refusals_total",
+        Counter,
+        "Requests answered 429 unread, as an event loop was overloaded.",
+    )
+    .sample(&[], metrics.sum(|of_loop| of_loop.congestion_refusals.get()));
+    text.family(
+        "xks_proxy_congestion_given_up_total",
+        Counter,
+        "Connections that clients closed before their request was read, as an event loop was \
+         overloaded.",
+    )
+    .sample(&[], metrics.sum(|of_loop| of_loop.given_up_unread.get()));
 }
 
 fn credentials(text: &mut Exposition, metrics: &Metrics) {

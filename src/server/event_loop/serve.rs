@@ -1,11 +1,11 @@
 //! Serving the connections that wait, by shares of the loop's time.
 //!
 //! Usually, those that have waited longest come first. A list that is congested is served newest
-//! first: if more requests arrive than can be answered, then the oldest first would mean that each
-//! is answered when its caller has given up, while newest first answers as many as there is time
-//! for. Where tokens compute in this process, the loop then leaves CPU time to them instead of giving
-//! them more to do. Requests that were passed over are refused, the newest first again, or stay unread until
-//! their callers give up.
+//! first: if more requests arrive than can be answered, oldest first would answer each of them when
+//! its caller has given up, while newest first answers as many in time as there is time for. Requests
+//! that were passed over are refused, the newest first again, or stay unread until their callers give
+//! up. Where tokens compute in this process and lack CPU time for the jobs that they have, a congested
+//! loop leaves its time to them instead of giving them more to do.
 
 use std::time::{Duration, Instant};
 
