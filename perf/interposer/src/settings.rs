@@ -77,6 +77,7 @@ struct FaultEntry {
     close_session: bool,
     remove_token: bool,
     flip_bit: bool,
+    leak_bytes: Option<usize>,
     functions: Vec<String>,
     slot: Option<CK_SLOT_ID>,
     key: Option<String>,
@@ -234,6 +235,7 @@ fn fault(entry: &FaultEntry) -> Result<Fault, String> {
         entry.close_session.then_some(Action::CloseSession),
         entry.remove_token.then_some(Action::RemoveToken(code)),
         entry.flip_bit.then_some(Action::FlipBit),
+        entry.leak_bytes.map(Action::Leak),
     ];
     let mut actions = actions.into_iter().flatten();
     let action = match (actions.next(), code, actions.next()) {
