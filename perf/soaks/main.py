@@ -45,12 +45,7 @@ def soak(options, diary):
     kept = DELIBERATE.get(options.deliberate, "")
     choices = {name: random.Random(f"{options.seed} {name}") for name in PAUSES}
     with rigs.SoakRig() as rig:
-
-        def quiet_load():
-            mix = "decrypt=1,encrypt-cdiv=1"
-            return rig.load(5, "--ca", rig.work / "ca.pem", rate=options.rate, mix=mix, connections=32)
-
-        before = samples.at_rest(rig, quiet_load)
+        before = samples.at_rest(rig, options.rate)
         diary.say(f"at rest: {before}")
         rig.set(kept)
         is_over, end = threading.Event(), time.monotonic() + seconds
@@ -85,7 +80,7 @@ def soak(options, diary):
             load.wait()
         acts["operations"].restore()
         time.sleep(5)
-        problems, after = samples.end_problems(rig, before, quiet_load)
+        problems, after = samples.end_problems(rig, before, options.rate)
         for problem in problems:
             diary.problem(problem)
         for problem, at in samples.memory_problems(sampler.found):

@@ -5,15 +5,15 @@ import os
 import signal
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
+from launcher import calls
 from launcher.programs import Failed, binary
 from launcher.settings import CREDENTIAL, PREFIX, store
 from trouble.keys import SAMPLE
 from trouble.operations import Served
 from trouble.rig import Load, Rig
-from launcher import calls
-import urllib.request
 
 #: Store whose credentials are rotated. The other one keeps its own.
 ROTATED_PREFIX = "/rotated/uri/path/prefix"
@@ -37,6 +37,7 @@ def be_subreaper():
 
 class SoakRig(Served):
     log_level = "WARN"
+    load_options = ("--timeout-milli", str(GENERATOR_TIMEOUT_MILLI))
 
     def __init__(self):
         Rig.__init__(
@@ -90,8 +91,8 @@ class SoakRig(Served):
             *("--access-key-id", credential[0], "--secret-access-key", credential[1]),
             *("--connections", "32", "--requests-per-connection", "300", "--round-trips"),
             *("--rate", str(rate), "--seconds", str(seconds), "--warm-up", "1"),
-            *("--ciphertexts", "16", "--timeout-milli", str(GENERATOR_TIMEOUT_MILLI)),
-            *("--failures", self.work / f"{name}.failures", "--announce"),
+            *("--ciphertexts", "16", "--announce"),
+            *("--failures", self.work / f"{name}.failures"),
         )
         load = Load(self, seconds, options, "decrypt=5,encrypt=1,encrypt-cdiv=2,metadata=1", samples=100)
         load.name = name

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 from launcher.programs import Failed
+from launcher.settings import CREDENTIAL, PREFIX
+from soaks.rig import STEADY_KEY
 from trouble.background import Background
 from trouble.rig import toml_list
 
@@ -110,21 +112,20 @@ def memory_problems(found):
             yield f"RssAnon of the last process is {last - first:.0f} KiB above the first's", long[-1][0]["at"]
 
 
-def at_rest(rig, load):
+def at_rest(rig, rate):
     """Returns the footprint without load, once all sessions were needed."""
     rig.set('[[fault]]\ndelay = "40ms"\nfunctions = ' + toml_list(("C_Encrypt", "C_Decrypt")))
-    with load():
-        pass
+    rig.start_load("rest", 5, rate, PREFIX, STEADY_KEY, CREDENTIAL).wait()
     rig.set("")
     time.sleep(3)
     return footprint(rig.served_by())
 
 
-def end_problems(rig, before, load):
+def end_problems(rig, before, rate):
     """Yields violations of a proxy that is to be at rest."""
-    deadline = time.monotonic() + 30
     limits = {"descriptors": MORE_DESCRIPTORS, "threads": MORE_THREADS}
-    after = at_rest(rig, load)
+    at_rest(rig, rate)
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         after = footprint(rig.served_by())
         metrics = rig.metrics()
