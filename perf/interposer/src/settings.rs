@@ -401,6 +401,7 @@ mod tests {
             "[[fault]]\nreturn = \"CKR_NO_SUCH\"",
             "[[fault]]\nreturn = 5\nflip_bit = true",
             "[[fault]]\nhang = true\nflip_bit = true",
+            "[[fault]]\nleak_bytes = 7\nflip_bit = true",
             "[[fault]]\nremove_token = true",
             "[[fault]]\nflip_bit = true\nprobability = 1.5",
             "[[fault]]\nflip_bit = true\nfunctions = [\"Encrypt\"]",
@@ -436,5 +437,6 @@ mod tests {
         assert!(matches!(action("close_session = true"), Action::CloseSession));
         assert!(matches!(action("slot = 1\nremove_token = true"), Action::RemoveToken(None)));
         assert!(matches!(action("flip_bit = true"), Action::FlipBit));
+        assert!(matches!(action("leak_bytes = 7"), Action::Leak(7)));
     }
 }

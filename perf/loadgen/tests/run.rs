@@ -176,10 +176,9 @@ fn failed_requests_are_logged_one_by_one() {
     let lines: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 2, "{text}");
-    for (line, status, name, before) in [
-        (&lines[0], 503, "DependencyTimeoutException", 3),
-        (&lines[1], 0, "connection lost", 5),
-    ] {
+    for (line, status, name, before) in
+        [(&lines[0], 503, "DependencyTimeoutException", 3), (&lines[1], 0, "connection lost", 5)]
+    {
         assert_eq!((&line["status"], &line["name"]), (&status.into(), &name.into()));
         assert_eq!(line["answers_before"], before);
         assert_eq!(line["request_id"].as_str().unwrap().len(), 36);
@@ -199,7 +198,8 @@ fn round_trips_check_every_integrity_value() {
         "A".repeat(43)
     );
     let address = serve(None, move |_, _| Reply::Answer(200, encrypted.clone()));
-    let arguments = ["--warm-up", "0", "--requests", "5", "--mix", "encrypt-cdiv", "--samples", "0"];
+    let arguments =
+        ["--warm-up", "0", "--requests", "5", "--mix", "encrypt-cdiv", "--samples", "0"];
     let (before, _) = results(address, &arguments);
     assert_eq!(before["total"]["ok"], 5);
     let (run, output) = results(address, &[&arguments[..], &["--round-trips"]].concat());

@@ -270,6 +270,23 @@ fn a_flipped_bit() {
     assert!(session.decrypt(&Mechanism::AesGcm(params), key, &wrong).is_err());
 }
 
+/// Each call that the fault fits keeps a descriptor open, and succeeds.
+#[test]
+fn a_leak() {
+    let bench = bench();
+    let session = bench.session(0);
+    let is_of_leak = |entry: std::io::Result<fs::DirEntry>| {
+        fs::read_link(entry.unwrap().path()).is_ok_and(|target| target == "/dev/null")
+    };
+    let leaked = || {
+        fs::read_dir("/proc/self/fd").unwrap().filter_map(|it| is_of_leak(it).then_some(())).count()
+    };
+    let before = leaked();
+    bench.apply("[[fault]]\nleak_bytes = 4096\nfunctions = [\"C_GenerateRandom\"]\ncount = 5");
+    assert_eq!(randoms(&session, 7), [true; 7]);
+    assert_eq!(leaked(), before + 5);
+}
+
 /// nShield and AWS CloudHSM: a zeroed IV is replaced by a new one each time, with which the plain
 /// module can decrypt; an IV chosen by the application is refused.
 #[test]
