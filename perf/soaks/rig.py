@@ -82,7 +82,9 @@ class SoakRig(Served):
     def call(self, credential, key, prefix=PREFIX):
         """Calls GetKeyMetadata; returns the status, 0 if there was no answer."""
         url = f"https://localhost:{self.port}{prefix}/kms/xks/v1/keys/{key}/metadata"
-        return calls.call(url, credential, self.work / "ca.pem", calls.describe())[0]
+        # Not both CAs, which have the same name: curl would try one of them only.
+        ca = self.work / self.certificates / "ca.pem"
+        return calls.call(url, credential, ca, calls.describe())[0]
 
     def start_load(self, name, seconds, rate, prefix, key, credential):
         """Starts the generator, which writes its failed requests to a file of that name."""
