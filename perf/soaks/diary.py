@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import threading
 import time
+from pathlib import Path
 
 
 @dataclasses.dataclass
@@ -60,24 +61,36 @@ class Diary:
 
 
 class Stalls(threading.Thread):
-    """Notices when the machine gives this process no time."""
+    """Notices when the machine gives threads of the proxy or of the generators no time."""
 
-    TICK, LONG = 0.05, 0.5
+    TICK, LONG = 0.25, 0.2
 
-    def __init__(self):
+    def __init__(self, processes):
+        """`processes` returns process ids."""
         super().__init__(daemon=True)
-        #: Pairs of beginning and end, in seconds since 1970.
+        self.processes = processes
+        #: Pairs of beginning and end, in seconds since 1970, in the order of their ends.
         self.found = []
+        self.waited = {}
 
     def run(self):
-        last = time.time()
         while True:
             time.sleep(self.TICK)
-            now = time.time()
-            if now - last > self.LONG:
-                self.found.append((last, now))
-            last = now
+            with contextlib.suppress(OSError, ValueError):
+                for pid in self.processes():
+                    self.look(Path(f"/proc/{pid}/task"))
+
+    def look(self, tasks):
+        for task in tasks.iterdir():
+            with contextlib.suppress(OSError):
+                # Nanoseconds on a processor, and waiting for one (Documentation/scheduler/sched-stats).
+                waited = int((task / "schedstat").read_text().split()[1]) / 1e9
+                more = waited - self.waited.get(task, waited)
+                self.waited[task] = waited
+                if more > self.LONG:
+                    now = time.time()
+                    self.found.append((now - more - self.TICK, now))
 
     def overlaps(self, began, ended):
-        place = bisect.bisect_right(self.found, (ended, float("inf")))
-        return any(end >= began for _, end in self.found[max(0, place - 8) : place])
+        place = bisect.bisect_left(self.found, began, key=lambda it: it[1])
+        return any(start <= ended for start, _ in self.found[place:])

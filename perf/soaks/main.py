@@ -7,7 +7,7 @@ import time
 from collections import Counter
 
 from launcher import programs
-from launcher.programs import ROOT, Failed
+from launcher.programs import ROOT
 from launcher.settings import CREDENTIAL, PREFIX
 from soaks import rig as rigs
 from soaks import samples, verdict
@@ -39,8 +39,6 @@ def track(name, act, diary, choice, is_over):
 
 
 def soak(options, diary):
-    stalls = Stalls()
-    stalls.start()
     seconds = options.minutes * 60
     kept = DELIBERATE.get(options.deliberate, "")
     choices = {name: random.Random(f"{options.seed} {name}") for name in PAUSES}
@@ -61,6 +59,13 @@ def soak(options, diary):
             "steady", seconds, options.rate - rate, PREFIX, rigs.STEADY_KEY, CREDENTIAL
         )
         steady.wait_until_measured()
+
+        def processes():
+            loads = [steady, *acts["credentials"].loads[-2:]]
+            return [rig.served_by(), *(load.process.pid for load in loads)]
+
+        stalls = Stalls(processes)
+        stalls.start()
         threads = [
             threading.Thread(target=track, args=(name, act, diary, choices[name], is_over))
             for name, act in acts.items()
@@ -141,7 +146,7 @@ def summary(acts, loads, sampler, expected, before, after, stalls):
         )
     yield f"at rest before: {before}"
     yield f"at rest after:  {after}"
-    yield f"the machine stood still {len(stalls.found)} times for more than {stalls.LONG} s"
+    yield f"a thread had no processor for more than {stalls.LONG} of {stalls.TICK} s: {len(stalls.found)} times"
 
 
 def main(description):
@@ -171,7 +176,7 @@ def main(description):
         print(f"seed {options.seed}, {options.minutes:g} minutes; events are in {path}", flush=True)
         try:
             lines = list(soak(options, diary))
-        except Failed as failed:
+        except Exception as failed:
             diary.problem(f"{type(failed).__name__}: {failed}")
             lines = []
         for line in [*lines, *diary.problems, "FAILED" if diary.problems else "ok"]:

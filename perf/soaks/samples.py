@@ -13,9 +13,9 @@ from trouble.rig import toml_list
 
 SECONDS = 2
 #: Allowed growth within one process of its anonymous memory after warm-up, in KiB.
-MORE_ANON_KIB = 6 * 1024
+MORE_ANON_KIB = 3 * 1024
 #: Allowed growth of the same from the first process to the last, at the same age, in KiB.
-MORE_ANON_LAST_KIB = 6 * 1024
+MORE_ANON_LAST_KIB = 3 * 1024
 #: Allowed growth of descriptors and threads from the start to the end, both without load.
 MORE_DESCRIPTORS, MORE_THREADS = 2, 3
 #: A process's first seconds, or third of its life if that is shorter, which do not count.

@@ -11,6 +11,8 @@ SLACK = 1.0
 TROUBLE = {
     (429, "ThrottlingException"), (500, "InternalException"), (503, "DependencyTimeoutException"),
 }
+#: What the generator gave up.
+TOO_LATE = ("timeout", "timeout before sending", "connecting and TLS took too long")
 FAULTS = ("fault of one", "fault of both")
 
 
@@ -36,7 +38,7 @@ def reason(failed, events, is_stalled):
         is_crowded and failed["operation"] == "connect"
     ):
         return "a crowd"
-    if failed["operation"] == "connect" and is_stalled:
+    if is_stalled and name in TOO_LATE:
         return "the machine stood still"
     return None
 
