@@ -7,6 +7,7 @@ mod bench;
 mod keys;
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -275,11 +276,12 @@ fn a_flipped_bit() {
 fn a_leak() {
     let bench = bench();
     let session = bench.session(0);
-    let is_of_leak = |entry: std::io::Result<fs::DirEntry>| {
-        fs::read_link(entry.unwrap().path()).is_ok_and(|target| target == "/dev/null")
+    let is_of_leak = |entry: &fs::DirEntry| {
+        fs::read_link(entry.path()).is_ok_and(|target| target == Path::new("/dev/null"))
     };
     let leaked = || {
-        fs::read_dir("/proc/self/fd").unwrap().filter_map(|it| is_of_leak(it).then_some(())).count()
+        let entries = fs::read_dir("/proc/self/fd").unwrap().map_while(Result::ok);
+        entries.filter(is_of_leak).count()
     };
     let before = leaked();
     bench.apply("[[fault]]\nleak_bytes = 4096\nfunctions = [\"C_GenerateRandom\"]\ncount = 5");
