@@ -34,7 +34,7 @@ def reason(failed, events, is_stalled):
         return None
     is_crowded = any(event.text == CROWD for event in events)
     # Beyond max_connections the proxy evicts those that have not shown a credential.
-    if is_crowded and failed["answers_before"] == 0 and name in ("connection lost", "closed") or (
+    if is_crowded and failed["answers_before"] == 0 and name == "connection lost" or (
         is_crowded and failed["operation"] == "connect"
     ):
         return "a crowd"
