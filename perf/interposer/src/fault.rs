@@ -26,6 +26,8 @@ pub enum Action {
     RemoveToken(Option<CK_RV>),
     /// Corrupts the call's output.
     FlipBit,
+    /// Leaks that many bytes of memory, and a descriptor.
+    Leak(usize),
 }
 
 /// The properties of a call on which faults depend.

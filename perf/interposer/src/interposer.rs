@@ -1,5 +1,6 @@
 //! The single instance of this library, and the handling of a call before it is forwarded.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -76,6 +77,14 @@ pub struct Call {
     pub begins_with: Option<Label>,
     /// Held until the call returns.
     _permit: Option<Permit>,
+}
+
+/// Uses memory and a descriptor until the process ends, as a module with a leak does.
+fn leak(bytes: usize) {
+    std::mem::forget(vec![1_u8; bytes]);
+    if let Ok(file) = File::open("/dev/null") {
+        std::mem::forget(file);
+    }
 }
 
 static INTERPOSER: OnceLock<Result<Interposer, String>> = OnceLock::new();
@@ -198,6 +207,7 @@ impl Interposer {
                 Action::CloseSession => self.close(target),
                 Action::RemoveToken(code) => return Err(self.remove(about.slot, target, *code)),
                 Action::FlipBit => flip_bit = true,
+                Action::Leak(bytes) => leak(*bytes),
             }
         }
         if let Some(session) = target.session()

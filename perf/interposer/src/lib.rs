@@ -100,6 +100,8 @@
 //! [[fault]]
 //! flip_bit = true         # one bit of a successful C_Encrypt's output is flipped. A call
 //!                         # that only requests the length also counts for skip and count
+//! [[fault]]
+//! leak_bytes = 4096       # so much memory and one descriptor are in use until the process ends
 //! ```
 //!
 //! A random choice depends only on the seed and on the number of the call since the settings were

@@ -77,6 +77,7 @@ struct FaultEntry {
     close_session: bool,
     remove_token: bool,
     flip_bit: bool,
+    leak_bytes: Option<usize>,
     functions: Vec<String>,
     slot: Option<CK_SLOT_ID>,
     key: Option<String>,
@@ -234,6 +235,7 @@ fn fault(entry: &FaultEntry) -> Result<Fault, String> {
         entry.close_session.then_some(Action::CloseSession),
         entry.remove_token.then_some(Action::RemoveToken(code)),
         entry.flip_bit.then_some(Action::FlipBit),
+        entry.leak_bytes.map(Action::Leak),
     ];
     let mut actions = actions.into_iter().flatten();
     let action = match (actions.next(), code, actions.next()) {
@@ -399,6 +401,7 @@ mod tests {
             "[[fault]]\nreturn = \"CKR_NO_SUCH\"",
             "[[fault]]\nreturn = 5\nflip_bit = true",
             "[[fault]]\nhang = true\nflip_bit = true",
+            "[[fault]]\nleak_bytes = 7\nflip_bit = true",
             "[[fault]]\nremove_token = true",
             "[[fault]]\nflip_bit = true\nprobability = 1.5",
             "[[fault]]\nflip_bit = true\nfunctions = [\"Encrypt\"]",
@@ -434,5 +437,6 @@ mod tests {
         assert!(matches!(action("close_session = true"), Action::CloseSession));
         assert!(matches!(action("slot = 1\nremove_token = true"), Action::RemoveToken(None)));
         assert!(matches!(action("flip_bit = true"), Action::FlipBit));
+        assert!(matches!(action("leak_bytes = 7"), Action::Leak(7)));
     }
 }

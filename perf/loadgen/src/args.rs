@@ -189,6 +189,9 @@ pub struct RunArguments {
     /// Write the results as JSON
     #[arg(long, help_heading = "Results")]
     pub json: Option<PathBuf>,
+    /// Write a line of JSON for each failed request, with its time, into this file
+    #[arg(long, help_heading = "Results")]
+    pub failures: Option<PathBuf>,
     /// Write plots into this directory: latency.svg, over-time.svg and, with several rates,
     /// rate.svg
     #[arg(long, help_heading = "Results")]

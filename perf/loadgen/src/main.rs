@@ -8,6 +8,7 @@
 //!   worker    a thread's event loop: schedule says when, request builds and sigv4 signs,
 //!             connection sends, response reads, check compares, stats counts
 //! results   JSON and summary            plot        SVG
+//! failures  log of failed requests
 //! ramp      runs at rising rates, until the proxy cannot keep up; metrics  the proxy's own
 //!   recommendation   sessions and replicas, from those runs
 //! ```
@@ -22,6 +23,7 @@ mod ciphertext;
 mod client;
 mod connection;
 mod corpus;
+mod failures;
 mod metrics;
 #[path = "../../../src/partition.rs"]
 mod partition;

@@ -10,6 +10,7 @@ use crate::args::RunArguments;
 use crate::check::{self, Sample};
 use crate::ciphertext::Ciphertext;
 use crate::corpus;
+use crate::failures::FailureLog;
 use crate::process::{cpu_time, own_cpu_time, raise_open_files, resident_kib};
 use crate::request::{Operation, Sizes};
 use crate::results::{
@@ -79,11 +80,13 @@ impl<'a> Prepared<'a> {
             is_newest_first: arguments.newest_first,
             timeout: arguments.timeout(),
             is_checked: !arguments.no_check,
+            logs_failures: arguments.failures.is_some(),
             requests_per_connection: arguments.requests_per_connection,
             interval: arguments.interval(total),
             threads: usize::try_from(arguments.threads.min(arguments.connections)).unwrap_or(1),
             run_id: fastrand::u64(..),
         };
+        let log = arguments.failures.as_deref().map(FailureLog::new).transpose()?;
         let measured = std::thread::scope(|scope| {
             let (reports, inbox) = mpsc::channel();
             let mut starts = Vec::new();
@@ -95,7 +98,7 @@ impl<'a> Prepared<'a> {
                 scope.spawn(move || worker::run(plan, share, &reports, &start_inbox));
             }
             drop(reports);
-            Run { arguments, plan: &plan, inbox }.measure(&starts)
+            Run { arguments, plan: &plan, inbox }.measure(&starts, log)
         })?;
         let verified = check::verify(&self.target, &measured.samples);
         Ok(results(arguments, &plan, &measured, verified))
@@ -166,7 +169,11 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn measure(&self, starts: &[mpsc::Sender<Instant>]) -> Result<Measured, String> {
+    fn measure(
+        &self,
+        starts: &[mpsc::Sender<Instant>],
+        log: Option<FailureLog>,
+    ) -> Result<Measured, String> {
         let resident = || self.arguments.pids.iter().filter_map(|pid| resident_kib(*pid)).sum();
         let resident_before = resident();
         for _ in starts {
@@ -184,7 +191,7 @@ impl Run<'_> {
         let measured_from = start + warm_up.map(|phase| phase.duration).sum::<Duration>();
         let measured_to = start + phases.iter().map(|phase| phase.duration).sum::<Duration>();
 
-        let mut collected = Collected::new(phases.len(), starts.len());
+        let mut collected = Collected::new(phases.len(), starts.len(), log);
         let mut progress = Progress::new(self.arguments.quiet);
         self.collect_until(measured_from, &mut collected, &mut progress);
         if self.arguments.announce {
@@ -198,6 +205,9 @@ impl Run<'_> {
         let last = Instant::now() + self.plan.timeout + Duration::from_secs(5);
         self.collect_until(last, &mut collected, &mut progress);
         progress.end();
+        if let Some(error) = collected.log_error {
+            return Err(format!("the log of failures: {error}"));
+        }
         if collected.finished < starts.len() {
             return Err("a thread did not end".into());
         }
@@ -233,6 +243,11 @@ impl Run<'_> {
                     collected.samples.append(&mut samples);
                     collected.finished += 1;
                 }
+                Ok(Report::Failed(failed)) => {
+                    if let Some(Err(error)) = collected.log.as_mut().map(|log| log.write(&failed)) {
+                        collected.log_error = Some(error);
+                    }
+                }
                 Ok(Report::Opened(_)) => {}
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
             }
@@ -246,16 +261,20 @@ struct Collected {
     stats: Stats,
     samples: Vec<Sample>,
     intervals: BTreeMap<u64, Tally>,
+    log: Option<FailureLog>,
+    log_error: Option<String>,
 }
 
 impl Collected {
-    fn new(phases: usize, threads: usize) -> Self {
+    fn new(phases: usize, threads: usize, log: Option<FailureLog>) -> Self {
         Self {
             threads,
             finished: 0,
             stats: Stats::new(phases),
             samples: Vec::new(),
             intervals: BTreeMap::new(),
+            log,
+            log_error: None,
         }
     }
 

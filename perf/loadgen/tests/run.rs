@@ -158,6 +158,55 @@ fn wrong_answers_end_the_run_with_an_error() {
     assert_eq!(output.status.code(), Some(2));
 }
 
+/// Whoever looks for the cause of a failure finds when it happened, to which request, and whether its
+/// connection had worked before; what succeeded is not in the file.
+#[test]
+fn failed_requests_are_logged_one_by_one() {
+    let address = serve(None, |number, _| match number {
+        3 => Reply::Answer(503, r#"{"errorName":"DependencyTimeoutException"}"#.into()),
+        5 => Reply::Close,
+        _ => healthy(),
+    });
+    let name = format!("xks-load-failures-{}", std::process::id());
+    let file = std::env::temp_dir().join(name);
+    let log = ["--failures", file.to_str().unwrap()];
+    run(address, &[&log[..], &["--requests", "9", "-c", "1", "--seconds", "60"]].concat());
+    let text = std::fs::read_to_string(&file).unwrap();
+    let _ = std::fs::remove_file(file);
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    for (line, status, name, before) in
+        [(&lines[0], 503, "DependencyTimeoutException", 3), (&lines[1], 0, "connection lost", 5)]
+    {
+        assert_eq!((&line["status"], &line["name"]), (&status.into(), &name.into()));
+        assert_eq!(line["answers_before"], before);
+        assert_eq!(line["request_id"].as_str().unwrap().len(), 36);
+        assert!(line["due"].as_f64().unwrap() <= line["ended"].as_f64().unwrap());
+    }
+}
+
+/// An integrity value over something else looks correct, and its ciphertext decrypts.
+#[test]
+fn round_trips_check_every_integrity_value() {
+    let encrypted = format!(
+        r#"{{"ciphertext":"{}","initializationVector":"{}","authenticationTag":"{}",
+        "ciphertextDataIntegrityValue":"{}="}}"#,
+        "A".repeat(172),
+        "A".repeat(16),
+        "A".repeat(22) + "==",
+        "A".repeat(43)
+    );
+    let address = serve(None, move |_, _| Reply::Answer(200, encrypted.clone()));
+    let arguments =
+        ["--warm-up", "0", "--requests", "5", "--mix", "encrypt-cdiv", "--samples", "0"];
+    let (before, _) = results(address, &arguments);
+    assert_eq!(before["total"]["ok"], 5);
+    let (run, output) = results(address, &[&arguments[..], &["--round-trips"]].concat());
+    assert_eq!(run["failures"][0]["name"], "wrong answer");
+    assert_eq!(output.status.code(), Some(2));
+}
+
 /// Answers encrypts and decrypts; a ciphertext is its plaintext. From the 100th on, ciphertexts are
 /// of version 2, and those of both versions decrypt with their own metadata only.
 fn versions(number: usize, request: &str) -> Reply {

@@ -7,6 +7,7 @@ mod bench;
 mod keys;
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -268,6 +269,24 @@ fn a_flipped_bit() {
     let mut iv = [7; 12];
     let params = GcmParams::new(&mut iv, b"aad", 128.into()).unwrap();
     assert!(session.decrypt(&Mechanism::AesGcm(params), key, &wrong).is_err());
+}
+
+/// Each call that the fault fits keeps a descriptor open, and succeeds.
+#[test]
+fn a_leak() {
+    let bench = bench();
+    let session = bench.session(0);
+    let is_of_leak = |entry: &fs::DirEntry| {
+        fs::read_link(entry.path()).is_ok_and(|target| target == Path::new("/dev/null"))
+    };
+    let leaked = || {
+        let entries = fs::read_dir("/proc/self/fd").unwrap().map_while(Result::ok);
+        entries.filter(is_of_leak).count()
+    };
+    let before = leaked();
+    bench.apply("[[fault]]\nleak_bytes = 4096\nfunctions = [\"C_GenerateRandom\"]\ncount = 5");
+    assert_eq!(randoms(&session, 7), [true; 7]);
+    assert_eq!(leaked(), before + 5);
 }
 
 /// nShield and AWS CloudHSM: a zeroed IV is replaced by a new one each time, with which the plain

@@ -121,6 +121,7 @@ impl Worker<'_> {
             self.backlog.pop_front();
             let phase = self.plan.phases[phase].is_measured.then_some(phase);
             let operation = self.next_operation();
+            self.note(None, operation.name(), age, 0, "timeout before sending");
             self.stats.record(operation, phase, age, Some((0, "timeout before sending")));
         }
         while self.opening.front().is_some_and(|expiry| expiry.at <= now || self.is_past(expiry)) {

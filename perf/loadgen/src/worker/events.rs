@@ -6,9 +6,10 @@ use std::time::Duration;
 use mio::{Events, Token};
 
 use super::{InFlight, Worker};
-use crate::check::is_right;
+use crate::check::{has_right_integrity_value, is_right};
 use crate::ciphertext::CIPHERTEXT_METADATA;
 use crate::connection::State;
+use crate::request::Sent;
 use crate::response::{self, string_member};
 use crate::schedule::Nanos;
 
@@ -122,8 +123,10 @@ impl Worker<'_> {
         if answer.status != 200 {
             let name = string_member(answer.body, "\"errorName\"").unwrap_or(b"no errorName");
             let name = String::from_utf8_lossy(&name[..name.len().min(64)]);
+            self.note(Some(index), operation.name(), latency, answer.status, &name);
             self.stats.record(operation, phase, latency, Some((answer.status, &name)));
-        } else if self.plan.is_checked && !is_right(&sent, answer.body) {
+        } else if self.plan.is_checked && !self.is_right(index, &sent, answer.body) {
+            self.note(Some(index), operation.name(), latency, 200, "wrong answer");
             self.stats.record(operation, phase, latency, Some((200, "wrong answer")));
         } else {
             self.stats.record(operation, phase, latency, None);
@@ -143,6 +146,15 @@ impl Worker<'_> {
                 self.stats.record_metadata(operation, metadata);
             }
         }
+        self.answers[index] += 1;
+    }
+
+    /// Returns whether a 200 is right. Round trips also check each CDIV, at the cost of a hash.
+    fn is_right(&self, index: usize, sent: &Sent, body: &[u8]) -> bool {
+        let request = &self.connections[index].request;
+        let aad = request.get(sent.aad.clone()).unwrap_or_default();
+        is_right(sent, body)
+            && (!self.plan.has_round_trips || has_right_integrity_value(sent, aad, body))
     }
 
     pub(super) fn lost(&mut self, index: usize, error: Option<&io::Error>) {
@@ -158,6 +170,9 @@ impl Worker<'_> {
         self.busy -= 1;
         self.serials[index] += 1;
         let latency = self.now().saturating_sub(intended);
+        if let Some((status, name)) = failure {
+            self.note(Some(index), sent.operation.name(), latency, status, name);
+        }
         self.stats.record(sent.operation, phase, latency, failure);
     }
 }

@@ -15,6 +15,7 @@ use mio::{Events, Poll, Token};
 use crate::check::{Sample, Samples};
 use crate::ciphertext::Ciphertext;
 use crate::connection::Connection;
+use crate::failures::{self, FailedRequest};
 use crate::pool::Pool;
 use crate::request::{Operation, Requests, Sent, Sizes, Source};
 use crate::schedule::{Arrivals, Nanos, Pace, Phase, nanos, phase_at};
@@ -55,6 +56,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// Set if the contents of answers are checked.
     pub is_checked: bool,
+    /// Set if failed requests are reported one by one.
+    pub logs_failures: bool,
     /// Mean number of requests before a connection is closed and another opened.
     pub requests_per_connection: Option<u32>,
     /// Length of an interval of the figures over time.
@@ -86,6 +89,8 @@ pub enum Report {
     Opened(Result<(), String>),
     /// End of an interval of that thread.
     Interval(usize, Interval),
+    /// A request failed.
+    Failed(Box<FailedRequest>),
     /// The run is over.
     Finished(Box<Stats>, Vec<Sample>),
 }
@@ -146,6 +151,10 @@ struct Worker<'p> {
     /// Loaded connections, followed by idle ones.
     connections: Vec<Connection>,
     in_flight: Vec<Option<InFlight>>,
+    /// Answers that each connection has brought.
+    answers: Vec<u64>,
+    /// Failed requests that have yet to be reported.
+    failed: Vec<FailedRequest>,
     /// Serial numbers, incremented whenever a connection begins something else.
     serials: Vec<u64>,
     /// Connections that were idle when they were added.
@@ -197,6 +206,8 @@ impl<'p> Worker<'p> {
             spare: Vec::new(),
             connections: (0..connections).map(|_| Connection::default()).collect(),
             in_flight: (0..connections).map(|_| None).collect(),
+            answers: vec![0; connections],
+            failed: Vec::new(),
             serials: vec![0; connections],
             free: VecDeque::new(),
             backlog: VecDeque::new(),
@@ -215,6 +226,31 @@ impl<'p> Worker<'p> {
     /// Nanoseconds since the start; 0 before it.
     fn now(&self) -> Nanos {
         nanos(self.start.elapsed())
+    }
+
+    /// Notes a failure of a connection's request that was due `age` nanoseconds ago, or of the
+    /// connection itself.
+    fn note(
+        &mut self,
+        index: Option<usize>,
+        operation: &'static str,
+        age: Nanos,
+        status: u16,
+        name: &str,
+    ) {
+        if !self.plan.logs_failures {
+            return;
+        }
+        let request = index.and_then(|index| self.connections.get(index));
+        self.failed.push(FailedRequest {
+            due: failures::seconds_since_1970(Duration::from_nanos(age)),
+            ended: failures::seconds_since_1970(Duration::ZERO),
+            operation,
+            status,
+            name: name.to_owned(),
+            request_id: request.map(|it| failures::request_id(&it.request)).unwrap_or_default(),
+            answers_before: index.and_then(|it| self.answers.get(it).copied()).unwrap_or(0),
+        });
     }
 
     fn load(&mut self, reports: &Sender<Report>) -> io::Result<()> {
@@ -238,6 +274,9 @@ impl<'p> Worker<'p> {
             self.expire(now);
             if phase.is_some() {
                 self.reopen(now);
+            }
+            for failed in self.failed.drain(..) {
+                let _ = reports.send(Report::Failed(Box::new(failed)));
             }
             let is_over = phase.is_none() || self.remaining == 0;
             if is_over && self.busy == 0 && self.backlog.is_empty() {

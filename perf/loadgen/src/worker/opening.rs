@@ -59,6 +59,7 @@ impl Worker<'_> {
 
     pub(super) fn failed_to_open(&mut self, index: usize, error: &io::Error) {
         self.connections[index].close();
+        self.note(None, "connect", 0, 0, &error.to_string());
         self.serials[index] += 1;
         self.stats.connections.failed_to_open += 1;
         self.stats.last_error = Some(error.to_string());
@@ -69,6 +70,7 @@ impl Worker<'_> {
         self.serials[index] += 1;
         self.connections[index].state = State::Idle;
         self.stats.connections.opened += 1;
+        self.answers[index] = 0;
         if index < self.share.connections {
             self.free.push_back(index);
         }
