@@ -57,6 +57,8 @@ pub struct Token {
     /// Time before which no session is opened because the last attempt failed, and the next wait.
     open_after: Mutex<(Option<Instant>, Backoff)>,
     spare_cores: usize,
+    /// The token computes in this process.
+    is_in_process: AtomicBool,
     /// The token's share of the work, according to the settings.
     pub share: Share,
 }
@@ -161,6 +163,7 @@ impl Token {
             counters: Counters::default(),
             open_after: Mutex::new((None, Backoff::default())),
             spare_cores: spare_cores.max(1),
+            is_in_process: AtomicBool::new(false),
             share,
         }
     }
@@ -169,6 +172,7 @@ impl Token {
     /// active sessions as there are spare cores, since more would only slow each other down; a
     /// remote token uses all of its sessions.
     pub fn set_locality(&self, locality: Locality) {
+        self.is_in_process.store(locality == Locality::InProcess, Ordering::Relaxed);
         let limit = match locality {
             Locality::InProcess => self.spare_cores,
             Locality::Remote => self.share.max_sessions,
@@ -203,7 +207,7 @@ impl Token {
     /// longer than `wait`: they lack CPU time.
     #[must_use]
     pub fn lacks_cpu(&self, wait: Duration) -> bool {
-        self.pool.counts().limit <= self.spare_cores && self.load().wait(self.queue.len()) > wait
+        self.is_in_process.load(Ordering::Relaxed) && self.load().wait(self.queue.len()) > wait
     }
 
     /// Returns whether the first job need not wait for a session to be opened, which could make it

@@ -475,6 +475,14 @@ fn a_hung_probe_is_judged_by_recent_traffic() {
     eventually("it is well again", || caller.ask(decryption(b"x")).is_ok());
 }
 
+/// Computes for this time.
+fn spin(time: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}
+
 /// A token that computes in this process gets as many active sessions as there are spare cores,
 /// even if the settings allow more; one that waits gets all that they allow.
 #[test]
@@ -482,10 +490,7 @@ fn active_sessions_follow_what_the_token_is() {
     let cores = std::thread::available_parallelism().unwrap().get();
     let spare = cores.saturating_sub(1).clamp(1, 64);
     let computes = Fake::named("computes", |_, _, _| {
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_micros(500) {
-            std::hint::spin_loop();
-        }
+        spin(Duration::from_micros(500));
         Ok(())
     });
     let waits = Fake::named("waits", |_, _, _| {
@@ -506,6 +511,34 @@ fn active_sessions_follow_what_the_token_is() {
         if limit == 1 {
             assert!(token.most_open.load(Ordering::SeqCst) <= 64);
         }
+    }
+}
+
+/// A token that computes in this process lacks CPU time if more jobs wait than it gets done. One that
+/// waits for another device does not, however few sessions it has.
+#[test]
+fn only_a_token_that_computes_here_lacks_cpu() {
+    let computes = Fake::named("computes", |_, _, _| {
+        spin(Duration::from_millis(1));
+        Ok(())
+    });
+    let waits = Fake::named("waits", |_, _, _| {
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(())
+    });
+    for (token, is_here) in [(computes, true), (waits, false)] {
+        let mut caller = start(&[&token], 1);
+        for _ in 0..100 {
+            caller.ask(decryption(b"x")).unwrap();
+        }
+        assert!(!caller.hsm.lacks_cpu(Duration::from_millis(1)), "nothing waits");
+        let (taken, _) = submit(&mut caller, &[60_000; 1000]);
+        if is_here {
+            eventually("it lacks CPU time", || caller.hsm.lacks_cpu(Duration::from_millis(1)));
+        } else {
+            assert!(!caller.hsm.lacks_cpu(Duration::from_millis(1)));
+        }
+        assert_eq!(caller.wait(taken.len()).len(), 1000);
     }
 }
 
