@@ -72,6 +72,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const REQUESTS: usize = 500;
+const RUNS: usize = 30;
 /// Allocations by rustls 0.23 for a request and its answer, one record each: the plaintext of the
 /// received record and the ciphertext of the sent one.
 const TLS_ALLOCATIONS_PER_REQUEST: usize = 2;
@@ -176,9 +177,10 @@ fn exchange(stream: &mut (impl Read + Write), request: &[u8]) -> String {
     }
 }
 
-/// The fewest allocations of several runs of [`REQUESTS`]: health checks and the log's writer run
-/// on their own schedule, so they affect some runs only.
-fn allocations(stream: &mut (impl Read + Write), request: &[u8]) -> usize {
+/// The fewest allocations of up to [`RUNS`] runs of [`REQUESTS`], of which the first that has no more
+/// than `expected` is the last: health checks and the log's writer run on their own schedule, so they
+/// affect some runs only, though many on a slow machine.
+fn allocations(stream: &mut (impl Read + Write), request: &[u8], expected: usize) -> usize {
     let run = |stream: &mut _| {
         let before = ALLOCATIONS.load(Ordering::Relaxed);
         for _ in 0..REQUESTS {
@@ -187,7 +189,14 @@ fn allocations(stream: &mut (impl Read + Write), request: &[u8]) -> usize {
         ALLOCATIONS.load(Ordering::Relaxed) - before
     };
     run(stream);
-    (0..5).map(|_| run(stream)).min().unwrap()
+    let mut fewest = usize::MAX;
+    for _ in 0..RUNS {
+        fewest = fewest.min(run(stream));
+        if fewest <= expected {
+            break;
+        }
+    }
+    fewest
 }
 
 /// Measures before and after the settings change under the open connection.
@@ -217,9 +226,10 @@ fn measure_calls(stream: &mut (impl Read + Write), key_id: &str, per_request: us
         ("encrypt", &cdiv),
         ("metadata", &format!("{{{metadata}}}")),
     ] {
-        let count = allocations(stream, &request(key_id, call, body));
+        let expected = per_request * REQUESTS;
+        let count = allocations(stream, &request(key_id, call, body), expected);
         println!("{key_id}, {call}: {count} allocations in {REQUESTS} requests");
-        assert_eq!(count, per_request * REQUESTS, "{key_id}, {call}");
+        assert_eq!(count, expected, "{key_id}, {call}");
     }
 }
 
@@ -286,7 +296,8 @@ fn serve(directory: &Path, is_tls_enabled: bool, policy: Option<&str>, is_audite
     assert!(audit.stop());
     if is_audited {
         let stats = audit.stats().unwrap();
-        assert!(stats.written_lines > (4 * 6 * REQUESTS) as u64, "{stats:?}");
+        // Two runs at least of each of twelve calls, of which three ask for metadata.
+        assert!(stats.written_lines > (9 * 2 * REQUESTS) as u64, "{stats:?}");
         assert_eq!((stats.dropped_lines, stats.refused_calls), (0, 0));
     }
 }
