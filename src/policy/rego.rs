@@ -2,6 +2,11 @@
 //!
 //! None of the built-in functions that are compiled in reads a clock, random numbers or the
 //! network, so a module's decision depends on its input alone.
+//!
+//! Modules are evaluated by the interpreter of regorus and not by its virtual machine (feature
+//! `rvm`), although that takes a third of the time: there, an error within a rule or two values of
+//! one rule only make the rule undefined, even with strict errors, so a rule that denies would no
+//! longer do so.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Once};

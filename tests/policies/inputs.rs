@@ -38,6 +38,44 @@ fn rego_denials() {
     }
 }
 
+/// Rego: an error within a rule that denies, or anywhere else, denies the call. It never merely makes
+/// the rule undefined, since what that rule forbids would then be permitted.
+#[test]
+fn rego_errors_never_permit() {
+    let errors = [
+        "to_number(input.externalKeyId) > 5",
+        "startswith(input.kmsKey, \"a\")",
+        "regex.match(concat(\"\", [\"(\", input.call]), \"a\")",
+        "1 / (count(input.call) - 7) > 0",
+        "1 % (count(input.call) - 7) > 0",
+        "input.call - 1 > 0",
+        "some x in input.call",
+        "every x in [1] { to_number(input.externalKeyId) > x }",
+        "count([x | some x in [1]; to_number(input.externalKeyId) > 5]) > 0",
+        "f(input.call) == 1",
+        "level == 1",
+    ];
+    let permits = [
+        "allow if not deny\ndeny if { input.store == \"/odd\"; ERROR }",
+        "allow if count(deny) == 0\ndeny contains \"x\" if { input.store == \"/odd\"; ERROR }",
+        "default allow := true\nallow := false if { input.store == \"/odd\"; ERROR }",
+        "allow if { input.store == \"/odd\"; ERROR } else := true",
+        "allow if { input.store == \"/odd\"; ERROR }\nallow if input.call == \"encrypt\"",
+    ];
+    // A function and a rule, each with two values for some calls.
+    let conflicts = "f(x) := 2 if x == \"encrypt\"\nf(x) := 3 if input.store == \"/odd\"\n\
+                     level := 2 if input.call == \"encrypt\"\nlevel := 3 if input.store == \"/odd\"\n";
+    for error in errors {
+        for permit in permits.map(|permit| permit.replace("ERROR", error)) {
+            let policy = of_text("x.rego", &format!("package xks\n{permit}\n{conflicts}"));
+            assert!(policy.decide(&ENCRYPT).is_allowed, "{permit}");
+            let decision = policy.decide(&Attributes { store: "/odd", ..ENCRYPT });
+            assert!(!decision.is_allowed && decision.is_lasting, "{permit}: {decision:?}");
+            assert!(decision.reason.contains("cannot be evaluated"), "{permit}: {decision:?}");
+        }
+    }
+}
+
 /// A policy that uses the kmsRequestId receives it and is evaluated each time; one that does not,
 /// does not receive it.
 #[test]
