@@ -6,7 +6,8 @@
 //! Modules are evaluated by the interpreter of regorus and not by its virtual machine (feature
 //! `rvm`), although that takes a third of the time: there, an error within a rule or two values of
 //! one rule only make the rule undefined, even with strict errors, so a rule that denies would no
-//! longer do so.
+//! longer do so; a rule that uses itself overflows the stack; and the feature `std` that it needs
+//! takes the choice of the clock away ([`Clock`]).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
