@@ -7,7 +7,7 @@
 //! `rvm`), although that takes a third of the time: there, an error within a rule or two values of
 //! one rule only make the rule undefined, even with strict errors, so a rule that denies would no
 //! longer do so; a rule that uses itself overflows the stack; and the feature `std` that it needs
-//! takes the choice of the clock away ([`Clock`]).
+//! takes the choice of the clock away (`Clock`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
