@@ -20,6 +20,9 @@ pub const WEIGHT_OF_GIVEN_UP: u64 = 1;
 pub const WEIGHT_OF_HANDSHAKES: u64 = 2;
 /// Weight of accepting connections.
 pub const WEIGHT_OF_ACCEPTS: u64 = 1;
+/// The longest time that is charged to a kind of work for one connection: longer than any signature
+/// of a handshake takes.
+pub const MAX_CHARGE: Duration = Duration::from_millis(10);
 /// Time during which every request must have waited too long in an event loop before some are
 /// rejected. A machine that paused briefly catches up sooner.
 pub const CONGESTION_BEGINS_AFTER: Duration = Duration::from_millis(50);

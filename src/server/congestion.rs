@@ -37,9 +37,8 @@ impl CongestionByList {
         match list {
             List::Proven => self.proven.until.is_some(),
             List::Unproven => self.unproven.until.is_some(),
-            List::Again => self.proven.until.is_some() || self.unproven.until.is_some(),
             List::Late => true,
-            List::GivenUp | List::Handshakes => false,
+            List::Again | List::GivenUp | List::Handshakes => false,
         }
     }
 }

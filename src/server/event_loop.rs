@@ -246,7 +246,7 @@ impl Running {
                 if let Some(peer) = self.peers.get_mut(slot)
                     && peer.note_event(event)
                 {
-                    let list = if peer.is_proven() { List::Proven } else { List::Unproven };
+                    let list = peer.list();
                     // A proven connection that waits for nothing is closed as it is at other times.
                     let may_wait = peer.ready_since.is_some() || list == List::Unproven;
                     let has_given_up =

@@ -62,8 +62,9 @@ impl ListeningSocket {
         self.ready_since = None;
     }
 
-    /// Stops accepting for a while; connections wait in the kernel's queue.
+    /// Stops accepting for a while; connections wait in the kernel's queue, though not for CPU time.
     pub(super) fn pause(&mut self, now: Instant, reason: &dyn std::fmt::Display) {
+        self.ready_since = None;
         self.paused_until = Some(now + ACCEPT_PAUSE);
         let is_due = |at: Instant| now.saturating_duration_since(at) >= ACCEPT_PAUSE_LOG_INTERVAL;
         if self.pause_logged.is_none_or(is_due) {

@@ -18,6 +18,7 @@ use super::faults::{self, PanicPoint};
 use super::loop_context::LoopContext;
 use super::tls::{TlsError, TlsSession};
 use super::unsent::Unsent;
+use super::waiting::List;
 use crate::job::{Completion, Failure};
 use crate::limits::{MAX_READ_PER_TURN_BYTES, MAX_UNKEYED_FLIGHT_BYTES, READ_SCRATCH_BYTES};
 use crate::proto::{Connection, Listener, Step, Wait};
@@ -215,17 +216,23 @@ impl Peer {
         self.is_readable || self.is_writable
     }
 
-    /// Returns whether an authentic request has come from it.
-    pub(super) fn is_proven(&self) -> bool {
-        self.connection.is_proven()
+    /// The list in which it waits for its turn. Load balancers' checks on the port of `/ping`, which
+    /// has few connections, are as important as customers: while they fail, nobody is served.
+    pub(super) fn list(&self) -> List {
+        match self.listener() {
+            Listener::Ping => List::Proven,
+            Listener::Api if self.connection.is_proven() => List::Proven,
+            Listener::Api => List::Unproven,
+        }
     }
 
-    /// Returns whether the peer has closed its side before an answer was due, or while a request has
-    /// not been read. (A peer that closes its side and still wants an answer looks alike.)
+    /// Returns whether the peer has closed its side and expects no answer to a request that has been
+    /// read. (One that closes its side and still wants an answer to what it has sent looks alike.)
     pub(super) fn has_given_up(&self) -> bool {
-        self.is_read_closed
-            && self.unsent.is_empty()
-            && !matches!(self.connection.wait(), Wait::Hsm(_))
+        let is_at_input =
+            matches!(self.connection.wait(), Wait::Idle(_) | Wait::Head(_) | Wait::Body(_));
+        let is_lingering = matches!(self.phase, Phase::Linger { .. });
+        self.is_read_closed && self.unsent.is_empty() && is_at_input && !is_lingering
     }
 
     /// Reads bytes that have arrived, without waiting for the kernel to report them.

@@ -9,8 +9,8 @@
 use std::time::Duration;
 
 use crate::limits::{
-    WEIGHT_OF_ACCEPTS, WEIGHT_OF_AGAIN, WEIGHT_OF_GIVEN_UP, WEIGHT_OF_HANDSHAKES, WEIGHT_OF_LATE,
-    WEIGHT_OF_PROVEN, WEIGHT_OF_UNPROVEN,
+    MAX_CHARGE, WEIGHT_OF_ACCEPTS, WEIGHT_OF_AGAIN, WEIGHT_OF_GIVEN_UP, WEIGHT_OF_HANDSHAKES,
+    WEIGHT_OF_LATE, WEIGHT_OF_PROVEN, WEIGHT_OF_UNPROVEN,
 };
 
 /// The kinds of work, and their order where two have used the same time.
@@ -76,7 +76,8 @@ impl Shares {
 
     /// Records that `work` has taken this time.
     pub(super) fn charge(&mut self, work: Work, time: Duration) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        // A longer time is one during which the thread did not run.
+        let nanos = u64::try_from(time.min(MAX_CHARGE).as_nanos()).unwrap_or(u64::MAX);
         for (used, (kind, weight)) in self.used.iter_mut().zip(KINDS) {
             if kind == work {
                 *used = used.saturating_add(nanos / weight);
@@ -116,6 +117,21 @@ mod tests {
         for (used, weight) in used.iter().zip(weights) {
             assert!(used.abs_diff(1_000_000 * weight / sum) < 1_000, "{used} for {weight}");
         }
+    }
+
+    /// A pause of the process during an item does not keep its kind from being served for long.
+    #[test]
+    fn after_a_pause() {
+        let mut shares = Shares::default();
+        assert_eq!(shares.next(|work| work == Work::Accepts), Some(Work::Accepts));
+        shares.charge(Work::Accepts, Duration::from_secs(10));
+        let (mut micros, item) = (0, 100);
+        while shares.next(|work| matches!(work, Work::Proven | Work::Accepts)) == Some(Work::Proven)
+        {
+            shares.charge(Work::Proven, Duration::from_micros(item));
+            micros += item;
+        }
+        assert!(u128::from(micros) <= MAX_CHARGE.as_micros() * u128::from(WEIGHT_OF_PROVEN) + 100);
     }
 
     /// One kind gets all of the time that nobody else wants, and does not pay for it later; nor do

@@ -192,10 +192,12 @@ fn more_than_the_loop_can_look_at() {
 }
 
 /// Strangers send more than the event loop can handle, and leave before they are answered: those
-/// connections are ended unread, and a customer's calls are not refused.
+/// connections are ended unread, a customer's calls are not refused, and one that sends nothing is
+/// closed in time.
 #[test]
 fn more_strangers_than_the_loop_can_look_at() {
     let setup = Setup::new().set("limits.request_deadline_milli", 10).set("admin.port", 0);
+    let setup = setup.set("limits.idle_timeout_milli", 2000);
     let mut proxy = setup.set("server.event_loops", 1).start();
     let client = proxy.client();
     let encrypt = xks::encrypt(b"plaintext", None);
@@ -221,6 +223,8 @@ fn more_strangers_than_the_loop_can_look_at() {
             let metrics = String::from_utf8(proxy.admin_get("/metrics").body).unwrap();
             !metrics.contains("\nxks_proxy_congestion_given_up_total 0\n")
         });
+        let mut silent = client.connect();
+        assert!(silent.is_at_end().unwrap());
         enough.store(true, Ordering::Relaxed);
     });
     proxy.log_with("without an authentic request");

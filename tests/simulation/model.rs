@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use xks_proxy::job::{Failure, KeyAttributes};
-use xks_proxy::limits::{MAX_CLOCK_SKEW, MIN_AGE_TO_SEND_AWAY};
+use xks_proxy::limits::{MAX_CLOCK_SKEW, MAX_CONGESTED_WAIT, MIN_AGE_TO_SEND_AWAY};
 use xks_proxy::observe::metrics::labels::{CallLabel, OutcomeLabel};
 use xks_proxy::proto::{Listener, Snapshot, Wait};
 
@@ -434,7 +434,7 @@ impl Model {
         }
         let is_health = call.label == CallLabel::Health;
         let waited = snapshot.now - self.started;
-        if !is_health && snapshot.is_congested && waited >= settings.timeouts.request / 2 {
+        if !is_health && snapshot.is_congested && waited >= MAX_CONGESTED_WAIT {
             return Err(Throttling);
         }
         let is_known = call.credential.is_some_and(|signer| store.credentials.contains(&signer));

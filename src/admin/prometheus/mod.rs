@@ -304,8 +304,7 @@ fn overload(text: &mut Exposition, metrics: &Metrics) {
     text.family(
         "xks_proxy_congestion_given_up_total",
         Counter,
-        "Connections that clients closed before their request was read, as an event loop was \
-         overloaded.",
+        "Connections that clients had closed by the time an overloaded event loop came to them.",
     )
     .sample(&[], metrics.sum(|of_loop| of_loop.given_up_unread.get()));
 }

@@ -43,8 +43,8 @@ pub struct LoopMetrics {
     pub tls_handshake_failures: Counter,
     /// Requests refused without being read because the event loop was overloaded.
     pub congestion_refusals: Counter,
-    /// Connections ended because their peers had closed them before a request was read, while the
-    /// event loop was overloaded.
+    /// Connections ended unread because their peers had closed them by the time the event loop, which
+    /// was overloaded, came to them.
     pub given_up_unread: Counter,
     /// Requests that are waiting for the HSM's answer.
     pub in_flight: Gauge,

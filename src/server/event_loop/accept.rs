@@ -26,10 +26,11 @@ impl Running {
         self.listeners.iter().any(may)
     }
 
-    /// Time for which the kernel's queue of a listener has not been empty.
+    /// Time for which the kernel's queue of a listener of the API has not been empty.
     pub(super) fn longest_backlog(&self) -> Duration {
         let now = self.context.snapshot.now;
-        let since = self.listeners.iter().filter_map(|listening| listening.ready_since).min();
+        let of_api = self.listeners.iter().filter(|it| it.listener == Listener::Api);
+        let since = of_api.filter_map(|listening| listening.ready_since).min();
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
@@ -56,6 +57,7 @@ impl Running {
             return false;
         }
         listening.paused_until = None;
+        listening.note_ready(now);
         if !self.context.snapshot.is_stopping
             && listening.share.as_mut().is_some_and(|it| it.yields(load))
         {
@@ -141,8 +143,12 @@ impl Running {
             return;
         }
         // Bytes that the peer has sent already can be read at once, unless others wait: then the
-        // kernel's event comes first, which also tells whether the peer has left.
-        if !self.congestion.is_congested(List::Unproven) {
+        // kernel's event comes first, which also tells whether the peer has left. Until then only
+        // its timer is set.
+        let list = self.peers.get(slot).map_or(List::Unproven, Peer::list);
+        if self.congestion.is_congested(list) {
+            self.with_peer(slot, |_, _| Fate::Stays);
+        } else {
             self.with_peer(slot, |peer, context| peer.read_at_once(context));
         }
     }

@@ -30,6 +30,8 @@ impl Running {
     pub(super) fn serve_waiting(&mut self) {
         self.look_at_longest_waits();
         let lacks_cpu = self.is_congested() && self.context.hsm.lacks_cpu(MAX_CONGESTED_WAIT);
+        let held_back = [(Work::Proven, List::Proven), (Work::Unproven, List::Unproven)]
+            .map(|(work, list)| (lacks_cpu && self.congestion.is_congested(list)).then_some(work));
         let mut done = Done::default();
         let mut before = Instant::now();
         let until = before + MAX_TURN;
@@ -47,8 +49,7 @@ impl Running {
                 Work::Accepts => may_accept,
             };
             let Some(work) = self.shares.next(has_work) else { break };
-            let is_held_back = lacks_cpu && matches!(work, Work::Proven | Work::Unproven);
-            if is_held_back {
+            if held_back.contains(&Some(work)) {
                 self.submit();
                 std::thread::sleep(CONGESTED_SLEEP);
             } else {
@@ -92,8 +93,14 @@ impl Running {
             _ => waiting.pop_oldest(),
         };
         let Some(entry) = entry else { return };
-        if let Some(since) = self.peer_of(entry).and_then(|peer| peer.ready_since.take()) {
-            self.context.snapshot.is_congested = is_congested;
+        let Some(peer) = self.peer_of(entry) else { return };
+        let own_list = peer.list();
+        if let Some(since) = peer.ready_since.take() {
+            // What counts is the time for which this loop has kept the peer waiting, and not the time
+            // that the peer or the network took.
+            let waited = self.context.snapshot.now.saturating_duration_since(since);
+            self.context.snapshot.is_congested = self.congestion.is_congested(own_list)
+                && waited >= self.context.loop_state.service.max_congested_wait();
             self.with_peer(entry.0, |peer, context| {
                 context.ready_since = since;
                 peer.resume(context)
