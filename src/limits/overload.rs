@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-/// Weight of requests on connections from which an authentic request has come. While more of them
-/// arrive than can be answered, they get 90 % of a loop's time even if there is too much of all the
-/// other work.
+/// Weight of requests on connections from which an authentic request has come, and of load balancers'
+/// checks on the port of `/ping`. While more of them arrive than can be answered, they get 90 % of a
+/// loop's time even if there is too much of all the other work.
 pub const WEIGHT_OF_PROVEN: u64 = 90;
 /// Weight of requests on other connections: those of strangers, and the first of each connection.
 pub const WEIGHT_OF_UNPROVEN: u64 = 3;
