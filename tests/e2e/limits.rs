@@ -146,6 +146,15 @@ fn many_requests_sent_ahead() {
     }
 }
 
+/// Ends the clients of a test, whether it succeeds or not: their threads are joined.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// More requests than the event loop can handle: calls that have waited too long are refused, which
 /// the log reports, and probes and health are still answered. The proxy recovers by itself.
 #[test]
@@ -156,6 +165,7 @@ fn more_than_the_loop_can_look_at() {
     let encrypt = xks::encrypt(b"plaintext", None);
     let enough = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _ended = SetAtEnd(&enough);
         for _ in 0..8 {
             scope.spawn(|| {
                 let mut connections: Vec<_> = (0..200).map(|_| client.connect()).collect();
@@ -182,7 +192,6 @@ fn more_than_the_loop_can_look_at() {
         client.call("health", &xks::health()).ok();
         let metrics = String::from_utf8(proxy.admin_get("/metrics").body).unwrap();
         assert!(!metrics.contains("\nxks_proxy_congestion_refusals_total 0\n"), "{metrics}");
-        enough.store(true, Ordering::Relaxed);
     });
     proxy.log_with("cannot keep up");
     proxy.wait_for("calls to be served again", |proxy| {
@@ -203,6 +212,7 @@ fn more_strangers_than_the_loop_can_look_at() {
     let encrypt = xks::encrypt(b"plaintext", None);
     let enough = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _ended = SetAtEnd(&enough);
         for _ in 0..8 {
             scope.spawn(|| {
                 while !enough.load(Ordering::Relaxed) {
@@ -225,7 +235,6 @@ fn more_strangers_than_the_loop_can_look_at() {
         });
         let mut silent = client.connect();
         assert!(silent.is_at_end().unwrap());
-        enough.store(true, Ordering::Relaxed);
     });
     proxy.log_with("without an authentic request");
 }
