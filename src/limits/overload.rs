@@ -33,6 +33,9 @@ pub const CONGESTION_ENDS_AFTER: Duration = Duration::from_secs(2);
 /// Time that a request may wait for a congested event loop before it is refused. Such a loop serves
 /// the newest requests first, so one that has waited this long is unlikely to be served in time.
 pub const MAX_CONGESTED_WAIT: Duration = Duration::from_millis(20);
+/// One in this many requests that have waited too long and are looked at is that of the peer that has
+/// waited longest, so that a patient one, such as a health check, is answered eventually.
+pub const LATE_PER_OLDEST: u32 = 2;
 /// Time for which a congested event loop sleeps in a turn instead of handing more work to tokens that
 /// compute in this process and lack CPU time for what they have.
 pub const CONGESTED_SLEEP: Duration = Duration::from_micros(500);

@@ -37,8 +37,7 @@ impl CongestionByList {
         match list {
             List::Proven => self.proven.until.is_some(),
             List::Unproven => self.unproven.until.is_some(),
-            List::Late => true,
-            List::Again | List::GivenUp | List::Handshakes => false,
+            List::Late | List::Again | List::GivenUp | List::Handshakes => false,
         }
     }
 }

@@ -121,6 +121,7 @@ impl EventLoop {
             congestion: CongestionByList::default(),
             shares: Shares::default(),
             handshakes_done: 0,
+            late_served: 0,
             answers: Vec::new(),
             refused: Vec::new(),
             is_submitting: false,
@@ -149,6 +150,7 @@ struct Running {
     congestion: CongestionByList,
     shares: Shares,
     handshakes_done: u32,
+    late_served: u32,
     /// Completions taken from the inbox; the vector is kept to reuse its memory.
     answers: Vec<Completion>,
     /// Jobs that the HSM side refused.

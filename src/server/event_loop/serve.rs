@@ -3,16 +3,17 @@
 //! Usually, those that have waited longest come first. A list that is congested is served newest
 //! first: if more requests arrive than can be answered, oldest first would answer each of them when
 //! its caller has given up, while newest first answers as many in time as there is time for. Requests
-//! that were passed over are refused, the newest first again, or stay unread until their callers give
-//! up. Where tokens compute in this process and lack CPU time for the jobs that they have, a congested
-//! loop leaves its time to them instead of giving them more to do.
+//! that were passed over are refused, in turns the newest, which still has a caller, and the oldest,
+//! whose caller must be patient; or they stay unread until their callers give up. Where tokens compute
+//! in this process and lack CPU time for the jobs that they have, a congested loop leaves its time to
+//! them instead of giving them more to do.
 
 use std::time::{Duration, Instant};
 
 use super::Running;
 use crate::limits::{
-    CONGESTED_SLEEP, HANDSHAKES_PER_OLDEST, MAX_ACCEPTS_PER_TURN, MAX_CONGESTED_WAIT,
-    MAX_EVENTS_PER_POLL, MAX_HANDSHAKES_PER_TURN, MAX_TURN,
+    CONGESTED_SLEEP, HANDSHAKES_PER_OLDEST, LATE_PER_OLDEST, MAX_ACCEPTS_PER_TURN,
+    MAX_CONGESTED_WAIT, MAX_EVENTS_PER_POLL, MAX_HANDSHAKES_PER_TURN, MAX_TURN,
 };
 use crate::server::peer::Peer;
 use crate::server::shares::Work;
@@ -85,10 +86,15 @@ impl Running {
     /// Serves the next connection of a list.
     fn serve_one(&mut self, list: List) {
         let is_congested = self.congestion.is_congested(list);
+        let is_oldests_turn = self.late_served.is_multiple_of(LATE_PER_OLDEST);
         let waiting = self.lists.of(list);
         let entry = match list {
             // A peer that always has more to do would always be the newest here.
             List::Again => waiting.pop_oldest(),
+            List::Late => {
+                self.late_served = self.late_served.wrapping_add(1);
+                if is_oldests_turn { waiting.pop_oldest() } else { waiting.pop_newest() }
+            }
             _ if is_congested => waiting.pop_newest(),
             _ => waiting.pop_oldest(),
         };
