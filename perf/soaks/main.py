@@ -80,9 +80,7 @@ def soak(options, diary):
             for thread in threads:
                 thread.join()
         clear(rig, "")
-        loads = [steady, *acts["credentials"].loads]
-        for load in loads:
-            load.wait()
+        loads = finished([steady, *acts["credentials"].loads], diary)
         acts["operations"].restore()
         time.sleep(5)
         problems, after = samples.end_problems(rig, before, options.rate)
@@ -94,6 +92,18 @@ def soak(options, diary):
         rig.stop()
         judge_process(rig, diary)
         return summary(acts, loads, sampler, expected, before, after, stalls)
+
+
+def finished(loads, diary):
+    """Returns the loads that have results. That one has none is a problem, and hides none of the others'."""
+    done = []
+    for load in loads:
+        try:
+            load.wait()
+            done.append(load)
+        except programs.Failed as error:
+            diary.problem(f"{load.name}: {error}")
+    return done
 
 
 def progress(diary, sampler):

@@ -132,9 +132,12 @@ class Credentials:
 
     def load(self, seconds):
         name = f"rotated-{len(self.loads)}"
-        load = self.rig.start_load(
-            name, seconds, self.rate, ROTATED_PREFIX, ROTATED_KEY, self.rig.credentials[-1]
-        )
+        # The generator reads the settings too, which must not be broken meanwhile.
+        with self.rig.changing:
+            load = self.rig.start_load(
+                name, seconds, self.rate, ROTATED_PREFIX, ROTATED_KEY, self.rig.credentials[-1]
+            )
+            load.wait_until_measured()
         self.loads.append(load)
         return load
 
