@@ -37,6 +37,7 @@ impl CongestionByList {
         match list {
             List::Proven => self.proven.until.is_some(),
             List::Unproven => self.unproven.until.is_some(),
+            // A peer that always has more to do would always be the newest of `Again`.
             List::Late | List::Again | List::GivenUp | List::Handshakes => false,
         }
     }

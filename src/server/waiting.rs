@@ -83,6 +83,11 @@ impl Waiting {
         self.0.pop_front()
     }
 
+    /// Removes the newest entry, or the oldest if `turn` is a multiple of `per_oldest`.
+    pub(super) fn pop_in_turns(&mut self, turn: u32, per_oldest: u32) -> Option<Entry> {
+        if turn.is_multiple_of(per_oldest) { self.pop_oldest() } else { self.pop_newest() }
+    }
+
     pub(super) fn pop_newest(&mut self) -> Option<Entry> {
         self.0.pop_back()
     }
@@ -91,6 +96,21 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// While newer entries keep coming, the oldest are removed too.
+    #[test]
+    fn the_oldest_are_not_passed_over() {
+        let mut waiting = Waiting::default();
+        let removed: Vec<_> = (0..6)
+            .filter_map(|turn| {
+                waiting.push((0, u64::from(turn) * 2), 100, |_| true);
+                waiting.push((0, u64::from(turn) * 2 + 1), 100, |_| true);
+                waiting.pop_in_turns(turn, 3)
+            })
+            .map(|(_, number)| number)
+            .collect();
+        assert_eq!(removed, [0, 3, 5, 1, 9, 11]);
+    }
 
     /// Entries do not accumulate when millions of peers connect, wait and leave.
     #[test]

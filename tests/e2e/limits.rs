@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustls::ClientConnection;
 
 use crate::common::{Client, Connection, Setup, xks};
+use crate::load::SetAtEnd;
 
 fn call(client: &Client, connection: &mut Connection) -> std::io::Result<u16> {
     let body = xks::health().to_string();
@@ -146,21 +147,17 @@ fn many_requests_sent_ahead() {
     }
 }
 
-/// Ends the clients of a test, whether it succeeds or not: their threads are joined.
-struct SetAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for SetAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+/// A proxy with one event loop, in which a few milliseconds are too long a wait.
+fn soon_overloaded() -> Setup {
+    let setup = Setup::new().set("limits.request_deadline_milli", 10).set("admin.port", 0);
+    setup.set("server.event_loops", 1)
 }
 
 /// More requests than the event loop can handle: calls that have waited too long are refused, which
 /// the log reports, and probes and health are still answered. The proxy recovers by itself.
 #[test]
 fn more_than_the_loop_can_look_at() {
-    let setup = Setup::new().set("limits.request_deadline_milli", 10).set("admin.port", 0);
-    let mut proxy = setup.set("server.event_loops", 1).start();
+    let mut proxy = soon_overloaded().start();
     let client = proxy.client();
     let encrypt = xks::encrypt(b"plaintext", None);
     let enough = AtomicBool::new(false);
@@ -205,9 +202,7 @@ fn more_than_the_loop_can_look_at() {
 /// closed in time.
 #[test]
 fn more_strangers_than_the_loop_can_look_at() {
-    let setup = Setup::new().set("limits.request_deadline_milli", 10).set("admin.port", 0);
-    let setup = setup.set("limits.idle_timeout_milli", 2000);
-    let mut proxy = setup.set("server.event_loops", 1).start();
+    let mut proxy = soon_overloaded().set("limits.idle_timeout_milli", 2000).start();
     let client = proxy.client();
     let encrypt = xks::encrypt(b"plaintext", None);
     let enough = AtomicBool::new(false);
@@ -310,10 +305,9 @@ fn a_patient_handshake_is_not_passed_over() {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let patient = scope.spawn(|| {
-            let status = Connection::open(client.address, client.tls.as_ref())
-                .and_then(|mut connection| call(&client, &mut connection));
-            is_over.store(true, Ordering::Relaxed);
-            status
+            let _ended = SetAtEnd(&is_over);
+            Connection::open(client.address, client.tls.as_ref())
+                .and_then(|mut connection| call(&client, &mut connection))
         });
         let mut flood = vec![first];
         while !is_over.load(Ordering::Relaxed) {

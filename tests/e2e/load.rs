@@ -86,3 +86,12 @@ impl Worker {
         }
     }
 }
+
+/// Ends the clients of a test, whether it succeeds or not: their threads are joined.
+pub struct SetAtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

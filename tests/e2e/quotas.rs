@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use crate::common::{Connection, Interposed, Setup, Store, token, xks};
+use crate::load::SetAtEnd;
 
 /// Returns an encrypt call with [`token::SECOND`], which both stores have.
 fn encrypt() -> (String, String) {
@@ -120,6 +121,7 @@ fn a_noisy_store_beside_another() {
     let is_over = AtomicBool::new(false);
     let began = Instant::now();
     std::thread::scope(|scope| {
+        let _ended = SetAtEnd(&is_over);
         let make_noise = || {
             let mut connection = noisy.connect();
             while !is_over.load(Ordering::Relaxed) {
@@ -145,7 +147,6 @@ fn a_noisy_store_beside_another() {
             answered += 1;
             assert!(threads.iter().all(|thread| !thread.is_finished()), "the noise has ended");
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     // The initial burst, plus what has been earned since.
     let earned = QUOTA + u32::try_from(began.elapsed().as_secs()).unwrap() * QUOTA + QUOTA;

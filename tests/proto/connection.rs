@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use xks_proxy::job::{Completion, Failure, ReplyTo, ReturnCode};
-use xks_proxy::limits::{MAX_CONGESTED_WAIT, MIN_AGE_TO_SEND_AWAY};
+use xks_proxy::limits::MIN_AGE_TO_SEND_AWAY;
 use xks_proxy::proto::{Listener, Step, Wait};
 
 use crate::calls::{b64, call, encrypt, metadata, unb64};
@@ -347,7 +347,7 @@ fn deadline_and_late_completion() {
 /// its signature. The health of the fleet is still reported.
 #[test]
 fn congestion() {
-    let old = MAX_CONGESTED_WAIT;
+    let old = Duration::from_millis(20);
     let late = (429, "ThrottlingException".to_owned());
     for (is_congested, waited, name, refused) in [
         (true, old, "encrypt", Some(late.clone())),

@@ -434,7 +434,8 @@ impl Model {
         }
         let is_health = call.label == CallLabel::Health;
         let waited = snapshot.now - self.started;
-        if !is_health && snapshot.is_congested && waited >= MAX_CONGESTED_WAIT {
+        let max_wait = MAX_CONGESTED_WAIT.min(settings.timeouts.request / 2);
+        if !is_health && snapshot.is_congested && waited >= max_wait {
             return Err(Throttling);
         }
         let is_known = call.credential.is_some_and(|signer| store.credentials.contains(&signer));

@@ -31,8 +31,6 @@ impl Running {
     pub(super) fn serve_waiting(&mut self) {
         self.look_at_longest_waits();
         let lacks_cpu = self.is_congested() && self.context.hsm.lacks_cpu(MAX_CONGESTED_WAIT);
-        let held_back = [(Work::Proven, List::Proven), (Work::Unproven, List::Unproven)]
-            .map(|(work, list)| (lacks_cpu && self.congestion.is_congested(list)).then_some(work));
         let mut done = Done::default();
         let mut before = Instant::now();
         let until = before + MAX_TURN;
@@ -50,7 +48,13 @@ impl Running {
                 Work::Accepts => may_accept,
             };
             let Some(work) = self.shares.next(has_work) else { break };
-            if held_back.contains(&Some(work)) {
+            let is_held_back = lacks_cpu
+                && match work {
+                    Work::Proven => self.congestion.is_congested(List::Proven),
+                    Work::Unproven => self.congestion.is_congested(List::Unproven),
+                    _ => false,
+                };
+            if is_held_back {
                 self.submit();
                 std::thread::sleep(CONGESTED_SLEEP);
             } else {
@@ -85,25 +89,21 @@ impl Running {
 
     /// Serves the next connection of a list.
     fn serve_one(&mut self, list: List) {
-        let is_congested = self.congestion.is_congested(list);
-        let is_oldests_turn = self.late_served.is_multiple_of(LATE_PER_OLDEST);
-        let waiting = self.lists.of(list);
-        let entry = match list {
-            // A peer that always has more to do would always be the newest here.
-            List::Again => waiting.pop_oldest(),
-            List::Late => {
-                self.late_served = self.late_served.wrapping_add(1);
-                if is_oldests_turn { waiting.pop_oldest() } else { waiting.pop_newest() }
-            }
-            _ if is_congested => waiting.pop_newest(),
-            _ => waiting.pop_oldest(),
+        let entry = if list == List::Late {
+            let turn = self.late_served;
+            self.late_served = turn.wrapping_add(1);
+            self.lists.late.pop_in_turns(turn, LATE_PER_OLDEST)
+        } else if self.congestion.is_congested(list) {
+            self.lists.of(list).pop_newest()
+        } else {
+            self.lists.of(list).pop_oldest()
         };
         let Some(entry) = entry else { return };
         let Some(peer) = self.peer_of(entry) else { return };
         let own_list = peer.list();
         if let Some(since) = peer.ready_since.take() {
-            // What counts is the time for which this loop has kept the peer waiting, and not the time
-            // that the peer or the network took.
+            // The time for which this loop has kept the peer waiting counts, and not the time that the
+            // peer or the network took.
             let waited = self.context.snapshot.now.saturating_duration_since(since);
             self.context.snapshot.is_congested = self.congestion.is_congested(own_list)
                 && waited >= self.context.loop_state.service.max_congested_wait();
@@ -187,12 +187,7 @@ impl Running {
     /// too late. One in [`HANDSHAKES_PER_OLDEST`] is the oldest, so that a patient peer is served
     /// eventually.
     fn advance_handshake(&mut self) -> bool {
-        let is_oldests_turn = self.handshakes_done.is_multiple_of(HANDSHAKES_PER_OLDEST);
-        let entry = if is_oldests_turn {
-            self.lists.handshakes.pop_oldest()
-        } else {
-            self.lists.handshakes.pop_newest()
-        };
+        let entry = self.lists.handshakes.pop_in_turns(self.handshakes_done, HANDSHAKES_PER_OLDEST);
         let Some(entry) = entry else { return false };
         let waits =
             self.peer_of(entry).is_some_and(|peer| std::mem::take(&mut peer.awaits_handshake));
