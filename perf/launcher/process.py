@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 from launcher.programs import Failed
 
@@ -20,6 +21,12 @@ def environment(work, softhsm2_configuration):
     # Would override the settings.
     variables.pop("PKCS11_HSM_MODULE", None)
     return variables
+
+
+def status_kib(pid, member):
+    """Returns a size in /proc/PID/status, such as VmRSS, in KiB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{member}:"))
 
 
 class ProxyProcess:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from launcher import programs
+from launcher.process import status_kib
 
 from .scenarios import SECONDS
 
@@ -134,11 +135,9 @@ def idle(running, _scenario, options, name, _output):
     before, start = switches(running.pid), time.monotonic()
     time.sleep(QUICK_SECONDS if options.quick else 20)
     after, elapsed = switches(running.pid), time.monotonic() - start
-    status = Path(f"/proc/{running.pid}/status").read_text()
-    resident = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
     return {
         "name": name,
-        "resident_kib": int(resident.split()[1]),
+        "resident_kib": status_kib(running.pid, "VmRSS"),
         "wake_ups_per_second": (after - before) / elapsed,
         "threads": len(list(Path(f"/proc/{running.pid}/task").iterdir())),
         "has_wrong_answers": False,

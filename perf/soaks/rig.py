@@ -5,13 +5,12 @@ import os
 import signal
 import threading
 import time
-import urllib.request
 from pathlib import Path
 
 from launcher import calls
 from launcher.programs import Failed, binary
 from launcher.settings import CREDENTIAL, PREFIX, store
-from trouble.keys import SAMPLE
+from trouble.keys import scrape
 from trouble.operations import Served
 from trouble.rig import Load, Rig
 
@@ -101,14 +100,8 @@ class SoakRig(Served):
         return load
 
     def metrics(self):
-        """Returns metrics: a list of values by name, one for each set of labels."""
-        url = f"http://127.0.0.1:{self.admin_port}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            text = answer.read().decode()
-        found = {}
-        for name, _, value in SAMPLE.findall(text):
-            found.setdefault(name, []).append(float(value))
-        return found
+        """Returns metrics as `scrape` does."""
+        return scrape(self.admin_port, timeout=10)
 
     def is_gone(self, pid):
         """Returns whether a process has ended, whose exit code is then in `exit_codes`."""

@@ -5,6 +5,7 @@ import statistics
 import time
 from pathlib import Path
 
+from launcher.process import status_kib
 from launcher.programs import Failed
 from launcher.settings import CREDENTIAL, PREFIX
 from soaks.rig import STEADY_KEY
@@ -35,12 +36,9 @@ COUNTERS_AT_ZERO = (
 
 def footprint(pid):
     process = Path("/proc") / str(pid)
-    status = dict(
-        line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line
-    )
     return {
-        "anon": int(status["RssAnon"].split()[0]),
-        "threads": int(status["Threads"]),
+        "anon": status_kib(pid, "RssAnon"),
+        "threads": len(os.listdir(process / "task")),
         "descriptors": len(os.listdir(process / "fd")),
     }
 

@@ -11,7 +11,7 @@ SLACK = 1.0
 TROUBLE = {
     (429, "ThrottlingException"), (500, "InternalException"), (503, "DependencyTimeoutException"),
 }
-#: What the generator gave up.
+#: Names of requests that the generator gave up.
 TOO_LATE = ("timeout", "timeout before sending", "connecting and TLS took too long")
 FAULTS = ("fault of one", "fault of both")
 

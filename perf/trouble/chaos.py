@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from launcher import programs
+from launcher.process import status_kib
 from launcher.programs import Failed
 from trouble.rig import CRYPTO, Rig, toml_list
 from trouble.shows import CODES
@@ -66,14 +67,11 @@ def footprint(rig):
         except OSError:
             continue
         names[name] = names.get(name, 0) + 1
-    status = dict(
-        line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line
-    )
     return {
         "threads": sum(names.values()),
         "sessions": sum(count for name, count in names.items() if name.startswith("hsm-")),
         "descriptors": len(os.listdir(process / "fd")),
-        "resident KiB": int(status["VmRSS"].split()[0]),
+        "resident KiB": status_kib(rig.process.pid, "VmRSS"),
     }
 
 

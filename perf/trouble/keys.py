@@ -23,6 +23,16 @@ def labels(name, count):
     return tuple(f"{name}-{number:03}" for number in range(count))
 
 
+def scrape(port, timeout=5):
+    """Returns metrics: a list of values by name, one for each set of labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=timeout) as answer:
+        text = answer.read().decode()
+    found = {}
+    for name, _, value in SAMPLE.findall(text):
+        found.setdefault(name, []).append(float(value))
+    return found
+
+
 class KeyRig(Rig):
     """Two stores, one for good keys and one for bad ones."""
 
@@ -46,14 +56,9 @@ class KeyRig(Rig):
 
     def metrics(self):
         """Metrics, summed by name over all labels."""
-        url = f"http://127.0.0.1:{self.admin_port}/metrics"
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            text = answer.read().decode()
-        sums, lowest = {}, {}
-        for name, _, value in SAMPLE.findall(text):
-            sums[name] = sums.get(name, 0.0) + float(value)
-            lowest[name] = min(lowest.get(name, float("inf")), float(value))
-        return Metrics(sums, lowest)
+        values = scrape(self.admin_port)
+        sums = {name: sum(of_name) for name, of_name in values.items()}
+        return Metrics(sums, {name: min(of_name) for name, of_name in values.items()})
 
 
 class Metrics:
