@@ -187,6 +187,8 @@ pub const RECENT_TRAFFIC: Duration = Duration::from_secs(10);
 pub const MIN_RECONNECT_BACKOFF: Duration = Duration::from_millis(50);
 /// Longest wait before a failed token is tried again.
 pub const MAX_RECONNECT_BACKOFF: Duration = Duration::from_secs(2);
+/// Longest wait for another module's C_Initialize to end before this one's is called.
+pub const MAX_INITIALIZE_TURN_WAIT: Duration = Duration::from_secs(1);
 /// Consecutive failed connection attempts before the module is reinitialised.
 pub const RECONNECTS_BEFORE_REINITIALIZE: u32 = 3;
 /// Time during which nothing of a module works, after which C_Finalize and C_Initialize are first

@@ -18,12 +18,16 @@ use super::native::{Arguments, Error, LoadError};
 use super::reinitialization::{Schedule, User};
 use super::softhsm_hint;
 use crate::hsm::backend::OpenError;
-use crate::limits::{MAX_LOGIN_WAIT, MAX_SLOTS};
+use crate::limits::{MAX_INITIALIZE_TURN_WAIT, MAX_LOGIN_WAIT, MAX_SLOTS};
 use crate::observe::redaction::shown_path;
 
 /// The modules of this process, since C_Initialize affects the whole process. They stay loaded,
 /// because a module may have left threads running.
 static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Module>>>> = LazyLock::new(Mutex::default);
+
+/// Locked while a module is being initialised: one that shows the tokens of other modules, such as
+/// p11-kit-proxy, initialises those too, and SoftHSM2 crashes if two threads do so at once.
+static INITIALIZING: Mutex<()> = Mutex::new(());
 
 /// One PKCS#11 module.
 pub struct Module {
@@ -145,6 +149,8 @@ impl Module {
     }
 
     fn initialize(&self, initialization: &mut Initialization) -> Result<(), Error> {
+        // One that hangs in C_Initialize delays the others, but does not keep them from starting.
+        let _turn = INITIALIZING.try_lock_for(MAX_INITIALIZE_TURN_WAIT);
         let result = match self.initialize_parameters.as_deref() {
             None => self.initialize_as_it_likes(),
             Some(parameters) => self.raw.initialize(Arguments::Parameters(parameters)),
