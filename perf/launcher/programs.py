@@ -1,6 +1,8 @@
 """Programs and libraries that measurements use."""
 
+import errno
 import os
+import random
 import resource
 import socket
 import subprocess
@@ -13,6 +15,8 @@ SOFTHSM2_MODULES = (
     "/usr/lib64/pkcs11/libsofthsm2.so",
     "/usr/local/lib/softhsm/libsofthsm2.so",
 )
+#: Ports of servers begin here: fixed ones of other programs are below.
+FIRST_PORT = 10_000
 #: Cargo profile, by default that of the packages.
 PROFILE = os.environ.get("PERF_PROFILE", "dist")
 
@@ -58,7 +62,17 @@ def make_certificates(directory):
 
 
 def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    """Returns ports on which nothing listens. They are not among those that the kernel gives to clients:
+    a server that starts again would find its port taken by one."""
+    clients = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    candidates = range(FIRST_PORT, int(clients[0])) or (0,)
+    sockets = []
+    while len(sockets) < count:
+        try:
+            sockets.append(socket.create_server(("127.0.0.1", random.choice(candidates))))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
         each.close()

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
@@ -644,9 +645,20 @@ fn listening(log: &str) -> Option<(SocketAddr, SocketAddr)> {
         .find_map(|line| Some((address(line, "api")?, address(line, "ping")?)))
 }
 
-/// Returns a free port of the loopback address.
+/// Returns a free port of the loopback address. It is not among those that the kernel gives to
+/// clients: a proxy that starts again would find its port taken by one.
 pub fn free_port() -> i64 {
-    match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
+    /// Fixed ports of other programs are below.
+    const FIRST: u32 = 10_000;
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let clients: u32 = range.split_whitespace().next().unwrap().parse().unwrap();
+    // Test programs that run at the same time begin at different ports.
+    let at =
+        std::process::id().wrapping_mul(101).wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed));
+    let port =
+        clients.checked_sub(FIRST).and_then(|count| at.checked_rem(count)).map(|it| FIRST + it);
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, u16::try_from(port.unwrap_or(0)).unwrap())) {
         Ok(listener) => i64::from(listener.local_addr().unwrap().port()),
         Err(error) if error.kind() == ErrorKind::AddrInUse => free_port(),
         Err(error) => panic!("{error}"),
